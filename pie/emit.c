@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A blob in the forms that embedders take it in. All of them say the same: the bytes, where to
+ * enter, what it needs, which contract it keeps.
+ */
+#include <ctype.h>
+#include <elf.h>
+#include <errno.h>
+#include <string.h>
+
+#include "archs.h"
+#include "emit.h"
+#include "restorer.h"
+
+uint32_t blob_crc32(const void *bytes, size_t size)
+{
+	const unsigned char *byte = bytes;
+	uint32_t crc = ~0u;
+
+	for (size_t i = 0; i < size; i++) {
+		crc ^= byte[i];
+		for (int bit = 0; bit < 8; bit++)
+			crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+	}
+	return ~crc;
+}
+
+const char *blob_check(const void *bytes, size_t size)
+{
+	unsigned char copy[AIOR_BLOB_MAX];
+	struct aior_blob header;
+	uint32_t crc32;
+
+	if (size < sizeof(header) || memcmp(bytes, AIOR_BLOB_MAGIC, sizeof(header.magic)))
+		return "not a blob";
+	memcpy(&header, bytes, sizeof(header));
+	if (header.size != size || size > sizeof(copy))
+		return "not of the size that its header says";
+	if (!arch_name(header.arch) || !op_name(header.op))
+		return "of an architecture or operation that is not known";
+	crc32 = header.crc32;
+	header.crc32 = 0;
+	memcpy(copy, bytes, size);
+	memcpy(copy, &header, sizeof(header));
+	if (blob_crc32(copy, size) != crc32)
+		return "damaged: its checksum is another";
+	return NULL;
+}
+
+static const struct {
+	const char *name;
+	uint32_t number;
+	uint16_t machine;
+	unsigned char class;
+} archs[] = {
+#define ROW(name, number, machine, class) {#name, number, machine, class},
+    AIOR_ARCHS(ROW)
+#undef ROW
+};
+
+static const char *const ops[] = {
+    [AIOR_OP_RESTORE] = "restore",
+    [AIOR_OP_STAGE] = "stage",
+    [AIOR_OP_RUN] = "run",
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+const char *arch_name(uint32_t arch)
+{
+	for (size_t i = 0; i < COUNT(archs); i++)
+		if (archs[i].number == arch)
+			return archs[i].name;
+	return NULL;
+}
+
+uint32_t arch_number(const char *name)
+{
+	for (size_t i = 0; i < COUNT(archs); i++)
+		if (!strcmp(archs[i].name, name))
+			return archs[i].number;
+	return 0;
+}
+
+const char *op_name(uint32_t op)
+{
+	return op < COUNT(ops) ? ops[op] : NULL;
+}
+
+uint32_t op_number(const char *name)
+{
+	for (uint32_t op = 0; op < COUNT(ops); op++)
+		if (ops[op] && !strcmp(ops[op], name))
+			return op;
+	return 0;
+}
+
+/* What the header says, as every form repeats it. */
+#define FACTS(X)                                                                                   \
+	X(abi)                                                                                     \
+	X(size)                                                                                    \
+	X(call)                                                                                    \
+	X(jump)                                                                                    \
+	X(park)                                                                                    \
+	X(park_end)                                                                                \
+	X(stack)                                                                                   \
+	X(scratch)                                                                                 \
+	X(flags)                                                                                   \
+	X(crc32)
+
+static int done(FILE *out)
+{
+	return ferror(out) ? -1 : 0;
+}
+
+static int write_bin(FILE *out, const void *blob)
+{
+	const struct aior_blob *header = blob;
+
+	fwrite(blob, 1, header->size, out);
+	return done(out);
+}
+
+static void upper(char *to, size_t room, const char *op, const char *arch)
+{
+	snprintf(to, room, "AIOR_%s_%s", op, arch);
+	for (; *to; to++)
+		*to = (char)toupper((unsigned char)*to);
+}
+
+static int write_c(FILE *out, const void *blob)
+{
+	const struct aior_blob *header = blob;
+	const char *op = op_name(header->op), *arch = arch_name(header->arch);
+	const unsigned char *byte = blob;
+	char prefix[64];
+
+	upper(prefix, sizeof(prefix), op, arch);
+	fprintf(out,
+	    "/* SPDX-License-Identifier: MIT */\n"
+	    "/* The %s blob for %s, made by aio-restorer; see aio-restorer-blob(7). */\n"
+	    "#ifndef %s_H\n#define %s_H\n\n",
+	    op, arch, prefix, prefix);
+#define ROW(field)                                                                                 \
+	{                                                                                          \
+		char name[sizeof(prefix)];                                                         \
+		upper(name, sizeof(name), #field, "");                                             \
+		fprintf(out, "#define %s_%.*s 0x%xu\n", prefix,                                    \
+		    (int)strlen(name) - 6, name + 5, (unsigned)header->field);                     \
+	}
+	FACTS(ROW)
+#undef ROW
+	fprintf(out, "\nstatic const unsigned char aior_%s_%s[%u] = {", op, arch, header->size);
+	for (uint32_t i = 0; i < header->size; i++)
+		fprintf(out, "%s0x%02x,", i % 16 ? " " : "\n\t", byte[i]);
+	fprintf(out, "\n};\n\n#endif\n");
+	return done(out);
+}
+
+/* The fields of the contract's structures: X(structure, field). */
+#define ARGS(X)                                                                                    \
+	X(aior_args, abi)                                                                          \
+	X(aior_args, size)                                                                         \
+	X(aior_args, flags)                                                                        \
+	X(aior_args, end)                                                                          \
+	X(aior_args, rings)                                                                        \
+	X(aior_args, ring_count)                                                                   \
+	X(aior_args, ring_stride)                                                                  \
+	X(aior_args, polls)                                                                        \
+	X(aior_args, poll_count)                                                                   \
+	X(aior_args, poll_room)                                                                    \
+	X(aior_args, poll_stride)                                                                  \
+	X(aior_args, page_size)                                                                    \
+	X(aior_args, scratch)                                                                      \
+	X(aior_args, scratch_len)                                                                  \
+	X(aior_args, sigframe)                                                                     \
+	X(aior_args, fd)                                                                           \
+	X(aior_args, helpers)                                                                      \
+	X(aior_args, capsule)                                                                      \
+	X(aior_args, reserved)                                                                     \
+	X(aior_args, err)                                                                          \
+	X(aior_args, step)                                                                         \
+	X(aior_args, ring)                                                                         \
+	X(aior_args, polls_lost)                                                                   \
+	X(aior_args, sigmask)                                                                      \
+	X(aior_args, reserved_out)
+
+#define RING(X)                                                                                    \
+	X(aior_ring_record, addr)                                                                  \
+	X(aior_ring_record, len)                                                                   \
+	X(aior_ring_record, staged)                                                                \
+	X(aior_ring_record, aside)                                                                 \
+	X(aior_ring_record, room)                                                                  \
+	X(aior_ring_record, new_len)                                                               \
+	X(aior_ring_record, flags)                                                                 \
+	X(aior_ring_record, prot)                                                                  \
+	X(aior_ring_record, err)                                                                   \
+	X(aior_ring_record, step)                                                                  \
+	X(aior_ring_record, head)                                                                  \
+	X(aior_ring_record, tail)                                                                  \
+	X(aior_ring_record, reserved)
+
+#define POLL(X)                                                                                    \
+	X(aior_poll_record, ring)                                                                  \
+	X(aior_poll_record, iocb)                                                                  \
+	X(aior_poll_record, data)                                                                  \
+	X(aior_poll_record, flags)                                                                 \
+	X(aior_poll_record, err)
+
+#define TABLE(X)                                                                                   \
+	X(aior_table, magic)                                                                       \
+	X(aior_table, abi)                                                                         \
+	X(aior_table, size)                                                                        \
+	X(aior_table, total)                                                                       \
+	X(aior_table, state)                                                                       \
+	X(aior_table, arch)                                                                        \
+	X(aior_table, page_size)                                                                   \
+	X(aior_table, pid)                                                                         \
+	X(aior_table, rings)                                                                       \
+	X(aior_table, ring_count)                                                                  \
+	X(aior_table, ring_stride)                                                                 \
+	X(aior_table, polls)                                                                       \
+	X(aior_table, poll_count)                                                                  \
+	X(aior_table, poll_stride)                                                                 \
+	X(aior_table, threads)                                                                     \
+	X(aior_table, thread_count)                                                                \
+	X(aior_table, thread_stride)                                                               \
+	X(aior_table, possible_cpus)                                                               \
+	X(aior_table, reserved)
+
+#define BLOB(X)                                                                                    \
+	X(aior_blob, magic)                                                                        \
+	X(aior_blob, abi)                                                                          \
+	X(aior_blob, arch)                                                                         \
+	X(aior_blob, op)                                                                           \
+	X(aior_blob, size)                                                                         \
+	X(aior_blob, call)                                                                         \
+	X(aior_blob, jump)                                                                         \
+	X(aior_blob, park)                                                                         \
+	X(aior_blob, park_end)                                                                     \
+	X(aior_blob, stack)                                                                        \
+	X(aior_blob, scratch)                                                                      \
+	X(aior_blob, flags)                                                                        \
+	X(aior_blob, crc32)                                                                        \
+	X(aior_blob, reserved)
+
+/* No field is missing from the lists above: their sizes add up. */
+#define SIZE(type, field) +sizeof(((struct type *)0)->field)
+_Static_assert(0 ARGS(SIZE) == sizeof(struct aior_args), "ARGS");
+_Static_assert(0 RING(SIZE) == sizeof(struct aior_ring_record), "RING");
+_Static_assert(0 POLL(SIZE) == sizeof(struct aior_poll_record), "POLL");
+_Static_assert(0 TABLE(SIZE) == sizeof(struct aior_table), "TABLE");
+_Static_assert(0 BLOB(SIZE) == sizeof(struct aior_blob), "BLOB");
+
+static const struct {
+	const char *type, *field;
+	size_t type_size, offset, size;
+} fields[] = {
+#define FIELD(type, field)                                                                         \
+	{#type, #field, sizeof(struct type), offsetof(struct type, field),                         \
+	    sizeof(((struct type *)0)->field)},
+    ARGS(FIELD) RING(FIELD) POLL(FIELD) TABLE(FIELD) BLOB(FIELD)
+#undef FIELD
+};
+
+static const struct {
+	const char *name;
+	uint32_t value;
+} constants[] = {
+#define CONSTANT(name) {#name, name}
+    CONSTANT(AIOR_ABI),
+    CONSTANT(AIOR_F_GROW),
+    CONSTANT(AIOR_F_COMPACT),
+    CONSTANT(AIOR_END_RETURN),
+    CONSTANT(AIOR_END_PARK),
+    CONSTANT(AIOR_END_SIGRETURN),
+    CONSTANT(AIOR_STEP_NONE),
+    CONSTANT(AIOR_STEP_ARGS),
+    CONSTANT(AIOR_STEP_RING),
+    CONSTANT(AIOR_STEP_RESERVE),
+    CONSTANT(AIOR_STEP_PIPE),
+    CONSTANT(AIOR_STEP_SETUP),
+    CONSTANT(AIOR_STEP_SIZE),
+    CONSTANT(AIOR_STEP_ADVANCE),
+    CONSTANT(AIOR_STEP_POLL),
+    CONSTANT(AIOR_STEP_MOVE),
+    CONSTANT(AIOR_STEP_PROTECT),
+    CONSTANT(AIOR_STEP_MEMORY),
+    CONSTANT(AIOR_STEP_PIN),
+    CONSTANT(AIOR_STEP_HELPER),
+    CONSTANT(AIOR_STEP_DRAIN),
+    CONSTANT(AIOR_STEP_READ),
+    CONSTANT(AIOR_STEP_DONE),
+    CONSTANT(AIOR_NO_RING),
+    CONSTANT(AIOR_RING_LIVE),
+    CONSTANT(AIOR_RING_DRAINED),
+    CONSTANT(AIOR_POLL_LOST),
+    CONSTANT(AIOR_TABLE_IMAGE),
+    CONSTANT(AIOR_TABLE_PREPARED),
+    CONSTANT(AIOR_TABLE_DRAINING),
+    CONSTANT(AIOR_TABLE_STAGED),
+    CONSTANT(AIOR_NOTE_TABLE),
+    CONSTANT(AIOR_ARCH_X86_64),
+    CONSTANT(AIOR_ARCH_I386),
+    CONSTANT(AIOR_ARCH_AARCH64),
+    CONSTANT(AIOR_ARCH_RISCV64),
+    CONSTANT(AIOR_OP_RESTORE),
+    CONSTANT(AIOR_OP_STAGE),
+#undef CONSTANT
+};
+
+static void write_structures(FILE *out)
+{
+	const char *type = "";
+
+	fprintf(out, "  \"structures\": {");
+	for (size_t i = 0; i < COUNT(fields); i++) {
+		if (strcmp(type, fields[i].type)) {
+			fprintf(out, "%s\n    \"%s\": {\"size\": %zu, \"fields\": {", *type ? "}}," : "",
+			    fields[i].type, fields[i].type_size);
+			type = fields[i].type;
+		} else {
+			fprintf(out, ",");
+		}
+		fprintf(out, "\n      \"%s\": {\"offset\": %zu, \"size\": %zu}", fields[i].field,
+		    fields[i].offset, fields[i].size);
+	}
+	fprintf(out, "}}\n  },\n");
+}
+
+static int write_json(FILE *out, const void *blob)
+{
+	const struct aior_blob *header = blob;
+	const unsigned char *byte = blob;
+
+	fprintf(out, "{\n  \"format\": 1,\n  \"arch\": \"%s\",\n  \"blob\": \"%s\",\n",
+	    arch_name(header->arch), op_name(header->op));
+#define ROW(field) fprintf(out, "  \"" #field "\": %u,\n", (unsigned)header->field);
+	FACTS(ROW)
+#undef ROW
+	fprintf(out, "  \"constants\": {");
+	for (size_t i = 0; i < COUNT(constants); i++)
+		fprintf(out, "%s\n    \"%s\": %u", i ? "," : "", constants[i].name,
+		    (unsigned)constants[i].value);
+	fprintf(out, "\n  },\n");
+	write_structures(out);
+	fprintf(out, "  \"bytes\": \"");
+	for (uint32_t i = 0; i < header->size; i++)
+		fprintf(out, "%02x", byte[i]);
+	fprintf(out, "\"\n}\n");
+	return done(out);
+}
+
+/* The sections of a relocatable object, in file order. */
+enum { NONE, TEXT, SYMTAB, STRTAB, SHSTRTAB, NOTE, SECTIONS };
+
+/* An object being laid out: both classes have the same parts, with the same fields. */
+struct object {
+	unsigned char bytes[AIOR_BLOB_MAX + 4096];
+	size_t size;
+	int is_64;
+	Elf64_Shdr sections[SECTIONS];
+	char names[512];
+	uint32_t names_size;
+};
+
+static void append(struct object *object, const void *data, size_t size)
+{
+	memcpy(object->bytes + object->size, data, size);
+	object->size += size;
+}
+
+static void align(struct object *object, size_t to)
+{
+	while (object->size % to)
+		object->bytes[object->size++] = 0;
+}
+
+static uint32_t add_name(struct object *object, const char *prefix, const char *name)
+{
+	uint32_t at = object->names_size;
+
+	object->names_size += 1 + (uint32_t)snprintf(object->names + at,
+				      sizeof(object->names) - at, "%s%s", prefix, name);
+	return at;
+}
+
+#define NARROW(to, from, field, type) ((to).field = (type)(from).field)
+
+static void append_symbol(struct object *object, Elf64_Sym wide)
+{
+	Elf32_Sym narrow;
+
+	NARROW(narrow, wide, st_name, Elf32_Word);
+	NARROW(narrow, wide, st_value, Elf32_Addr);
+	NARROW(narrow, wide, st_size, Elf32_Word);
+	NARROW(narrow, wide, st_info, unsigned char);
+	NARROW(narrow, wide, st_other, unsigned char);
+	NARROW(narrow, wide, st_shndx, Elf32_Section);
+	if (object->is_64)
+		append(object, &wide, sizeof(wide));
+	else
+		append(object, &narrow, sizeof(narrow));
+}
+
+static void append_section(struct object *object, Elf64_Shdr wide)
+{
+	Elf32_Shdr narrow;
+
+	NARROW(narrow, wide, sh_name, Elf32_Word);
+	NARROW(narrow, wide, sh_type, Elf32_Word);
+	NARROW(narrow, wide, sh_flags, Elf32_Word);
+	NARROW(narrow, wide, sh_addr, Elf32_Addr);
+	NARROW(narrow, wide, sh_offset, Elf32_Off);
+	NARROW(narrow, wide, sh_size, Elf32_Word);
+	NARROW(narrow, wide, sh_link, Elf32_Word);
+	NARROW(narrow, wide, sh_info, Elf32_Word);
+	NARROW(narrow, wide, sh_addralign, Elf32_Word);
+	NARROW(narrow, wide, sh_entsize, Elf32_Word);
+	if (object->is_64)
+		append(object, &wide, sizeof(wide));
+	else
+		append(object, &narrow, sizeof(narrow));
+}
+
+static void put_header(struct object *object, uint16_t machine, unsigned char class, size_t shoff)
+{
+	Elf64_Ehdr wide = {
+	    .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, class, ELFDATA2LSB, EV_CURRENT},
+	    .e_type = ET_REL,
+	    .e_machine = machine,
+	    .e_version = EV_CURRENT,
+	    .e_shoff = shoff,
+	    .e_ehsize = sizeof(Elf64_Ehdr),
+	    .e_shentsize = sizeof(Elf64_Shdr),
+	    .e_shnum = SECTIONS,
+	    .e_shstrndx = SHSTRTAB,
+	};
+	Elf32_Ehdr narrow = {
+	    .e_type = ET_REL,
+	    .e_machine = machine,
+	    .e_version = EV_CURRENT,
+	    .e_shoff = (Elf32_Off)shoff,
+	    .e_ehsize = sizeof(Elf32_Ehdr),
+	    .e_shentsize = sizeof(Elf32_Shdr),
+	    .e_shnum = SECTIONS,
+	    .e_shstrndx = SHSTRTAB,
+	};
+
+	memcpy(narrow.e_ident, wide.e_ident, sizeof(narrow.e_ident));
+	if (object->is_64)
+		memcpy(object->bytes, &wide, sizeof(wide));
+	else
+		memcpy(object->bytes, &narrow, sizeof(narrow));
+}
+
+/*
+ * Symbols: the blob, its entries, and as absolute symbols what it needs. All are hidden, so that
+ * another position-independent blob can be linked with it and needs no global offset table.
+ */
+static void add_symbols(struct object *object, const struct aior_blob *header)
+{
+	const struct {
+		const char *suffix;
+		uint32_t value, size;
+		unsigned char type;
+		uint16_t section;
+	} symbols[] = {
+	    {"blob", 0, header->size, STT_OBJECT, TEXT},
+	    {"call", header->call, header->jump - header->call, STT_FUNC, TEXT},
+	    {"jump", header->jump, 0, STT_FUNC, TEXT},
+	    {"park", header->park, header->park_end - header->park, STT_FUNC, TEXT},
+	    {"size", header->size, 0, STT_NOTYPE, SHN_ABS},
+	    {"stack", header->stack, 0, STT_NOTYPE, SHN_ABS},
+	    {"scratch", header->scratch, 0, STT_NOTYPE, SHN_ABS},
+	};
+	Elf64_Shdr *table = &object->sections[SYMTAB];
+	char prefix[32];
+
+	snprintf(prefix, sizeof(prefix), "aior_%s_", op_name(header->op));
+	table->sh_offset = object->size;
+	append_symbol(object, (Elf64_Sym){0});
+	for (size_t i = 0; i < COUNT(symbols); i++) {
+		Elf64_Sym sym = {
+		    .st_name = add_name(object, prefix, symbols[i].suffix),
+		    .st_info = ELF64_ST_INFO(STB_GLOBAL, symbols[i].type),
+		    .st_other = STV_HIDDEN,
+		    .st_shndx = symbols[i].section,
+		    .st_value = symbols[i].value,
+		    .st_size = symbols[i].size,
+		};
+
+		append_symbol(object, sym);
+	}
+	table->sh_size = object->size - table->sh_offset;
+	table->sh_link = STRTAB;
+	table->sh_info = 1; /* the first global one */
+	table->sh_addralign = 8;
+	table->sh_entsize = object->is_64 ? sizeof(Elf64_Sym) : sizeof(Elf32_Sym);
+}
+
+static void add_names(struct object *object, unsigned i)
+{
+	object->sections[i].sh_offset = object->size;
+	object->sections[i].sh_size = object->names_size;
+	object->sections[i].sh_addralign = 1;
+	append(object, object->names, object->names_size);
+}
+
+static int write_obj(FILE *out, const void *blob)
+{
+	static const struct {
+		const char *name;
+		uint32_t type;
+	} sections[SECTIONS] = {
+	    [TEXT] = {".text.aior_", SHT_PROGBITS},
+	    [SYMTAB] = {".symtab", SHT_SYMTAB},
+	    [STRTAB] = {".strtab", SHT_STRTAB},
+	    [SHSTRTAB] = {".shstrtab", SHT_STRTAB},
+	    [NOTE] = {".note.GNU-stack", SHT_PROGBITS},
+	};
+	const struct aior_blob *header = blob;
+	struct object object = {.names_size = 1};
+	size_t row = 0, shoff;
+
+	while (archs[row].number != header->arch)
+		row++;
+	object.is_64 = archs[row].class == ELFCLASS64;
+	object.size = sizeof(Elf64_Ehdr);
+	object.sections[TEXT] = (Elf64_Shdr){.sh_flags = SHF_ALLOC | SHF_EXECINSTR,
+	    .sh_offset = object.size,
+	    .sh_size = header->size,
+	    .sh_addralign = 16};
+	append(&object, blob, header->size);
+	align(&object, 8);
+	add_symbols(&object, header);
+	add_names(&object, STRTAB);
+	object.names_size = 1;
+	for (unsigned i = 1; i < SECTIONS; i++) {
+		object.sections[i].sh_type = sections[i].type;
+		object.sections[i].sh_name = add_name(
+		    &object, sections[i].name, i == TEXT ? op_name(header->op) : "");
+	}
+	object.sections[NOTE].sh_addralign = 1;
+	add_names(&object, SHSTRTAB);
+	align(&object, 8);
+	shoff = object.size;
+	for (unsigned i = 0; i < SECTIONS; i++)
+		append_section(&object, object.sections[i]);
+	put_header(&object, archs[row].machine, archs[row].class, shoff);
+	fwrite(object.bytes, 1, object.size, out);
+	return done(out);
+}
+
+const struct blob_format blob_formats[] = {
+    {"bin", "the bytes, to be copied into a target", write_bin},
+    {"c", "a C header: the bytes, and what an embedder must know of them", write_c},
+    {"obj", "a relocatable object, to be linked into another blob or program", write_obj},
+    {"json", "the bytes and all facts, with every field's offset, for other languages", write_json},
+    {NULL, NULL, NULL},
+};

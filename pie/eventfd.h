@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef AIOR_PIE_EVENTFD_H
+#define AIOR_PIE_EVENTFD_H
+
+#include <linux/fs.h>
+
+#include "sys.h"
+
+/*
+ * Takes one back that an eventfd was raised by for nothing. A read takes all there is (or one, with
+ * EFD_SEMAPHORE), so the rest is written again; fs/eventfd.c. RWF_NOWAIT: somebody may have read
+ * it meanwhile, and then there is nothing to wait for.
+ */
+static inline void eventfd_take_back(int fd)
+{
+	uint64_t count = 0;
+	struct sys_iovec to = {&count, sizeof(count)};
+
+	if (sys_preadv2(fd, &to, RWF_NOWAIT) == (long)sizeof(count) && count > 1) {
+		count--;
+		sys_write(fd, &count, sizeof(count));
+	}
+}
+
+#endif

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The restore blob: staged memory becomes live rings.
+ *
+ * New contexts are made, advanced and filled at whatever addresses the kernel gives them; until all
+ * of them are ready nothing of the program's is touched. Only then does each ring move onto its
+ * address. A failure on the way destroys what was made and leaves the staged memory as it was.
+ */
+#include "blob.h"
+#include "eventfd.h"
+
+#define POLLNVAL 0x20
+
+/* 8192 CPUs, the most that any kernel is built for. */
+#define CPU_WORDS (8192 / (8 * sizeof(long)))
+
+#define SCRATCH_BYTES 4096
+
+/* The caller's scratch memory. */
+struct scratch {
+	struct iocb null_read;         /* a read of zero bytes: completes inside io_submit */
+	unsigned long cpus[CPU_WORDS]; /* where the thread may run, put back at the end */
+	unsigned long mask[CPU_WORDS];
+	struct iocb *batch[];          /* pointers to the one iocb above */
+};
+
+_Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a batch");
+
+struct work {
+	struct aior_args *args;
+	struct scratch *scratch;
+	uint32_t batch;     /* pointers in scratch->batch */
+	uint32_t reserved;  /* records whose destination is reserved */
+	uint32_t moved;     /* records whose ring is at its address */
+	long cpu_bytes;     /* of scratch->cpus; 0: the thread was not pinned */
+	int pipe[2];        /* of our own; -1: there is none */
+};
+
+const struct aior_blob header __attribute__((section(".header"), used)) = {
+    .magic = AIOR_BLOB_MAGIC,
+    .abi = AIOR_ABI,
+    .op = AIOR_OP_RESTORE,
+    .scratch = SCRATCH_BYTES,
+    .flags = 0,
+};
+
+static inline int is_in_place(const struct aior_ring_record *ring)
+{
+	return ring->staged == ring->addr;
+}
+
+/* The arguments themselves: what can be said without touching what they point to. */
+static long check_args(const struct aior_args *args)
+{
+	uint32_t page = args->page_size;
+
+	if (page < 4096 || page & (page - 1) || args->scratch & 15 ||
+	    args->scratch_len < SCRATCH_BYTES || (args->rings | args->polls) & 7 ||
+	    (args->ring_count && args->ring_stride < sizeof(struct aior_ring_record)) ||
+	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)) ||
+	    (args->ring_stride | args->poll_stride) & 7)
+		return -EINVAL;
+	if (!is_mapped(args->scratch, SCRATCH_BYTES, page) ||
+	    !is_mapped(args->rings, (uint64_t)args->ring_count * args->ring_stride, page) ||
+	    !is_mapped(args->polls, (uint64_t)args->poll_count * args->poll_stride, page))
+		return -EFAULT;
+	return 0;
+}
+
+/* A ring record and the staged content that it names; `end` is where the ring before it ends. */
+static long check_ring(struct aior_ring_record *ring, uint64_t end, uint32_t page)
+{
+	const struct aio_ring *staged = ring_at(ring->staged);
+
+	if (ring->addr & (page - 1) || ring->len & (page - 1) || ring->staged & 7 || ring->flags ||
+	    ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) || ring->reserved ||
+	    !fits_pointer(ring->addr, ring->len) || ring->addr < end)
+		return -EINVAL;
+	if (!is_in_place(ring) && ring->staged < ring->addr + ring->len &&
+	    ring->addr < ring->staged + ring->len)
+		return -EINVAL;
+	if (!is_mapped(ring->staged, ring->len, page))
+		return -EFAULT;
+	if (aio_ring_check(staged, ring->len) != AIO_RING_OK)
+		return -EINVAL;
+	ring->head = staged->head;
+	ring->tail = staged->tail;
+	ring->aside = 0;
+	ring->new_len = 0;
+	ring->err = 0;
+	ring->step = AIOR_STEP_NONE;
+	return 0;
+}
+
+/* All that can be checked before anything is done. */
+static int check(struct work *work)
+{
+	struct aior_args *args = work->args;
+	uint64_t end = 0;
+	uint32_t poll = 0;
+	long err = check_args(args);
+
+	if (err)
+		return fail(args, AIOR_STEP_ARGS, err);
+	for (uint32_t i = 0; i < args->ring_count; i++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+
+		err = check_ring(ring, end, args->page_size);
+		if (err)
+			return fail_ring(args, i, AIOR_STEP_RING, err);
+		end = ring->addr + ring->len;
+		while (poll < args->poll_count && poll_record(args, poll)->ring == ring->addr)
+			poll++;
+	}
+	if (poll < args->poll_count)
+		return fail(args, AIOR_STEP_ARGS, -EINVAL);
+	return 0;
+}
+
+/*
+ * Keeps the destinations of all rings that are staged elsewhere, so that no new ring, and nothing
+ * else, can come to lie there. Kernels before 4.17 take MAP_FIXED_NOREPLACE for a hint.
+ */
+static int reserve(struct work *work)
+{
+	struct aior_args *args = work->args;
+
+	for (uint32_t i = 0; i < args->ring_count; i++, work->reserved++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+		long at;
+
+		if (is_in_place(ring))
+			continue;
+		at = sys_mmap(ring->addr, ring->len, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE);
+		if (at < 0 && at >= -4095)
+			return fail_ring(args, i, AIOR_STEP_RESERVE, at);
+		if ((unsigned long)at != ring->addr) {
+			sys_munmap((unsigned long)at, ring->len);
+			return fail_ring(args, i, AIOR_STEP_RESERVE, -EEXIST);
+		}
+	}
+	return 0;
+}
+
+/* Makes ready what the advance needs: the one iocb, pointers to it, a descriptor to read. */
+static int prepare(struct work *work)
+{
+	struct aior_args *args = work->args;
+	struct scratch *scratch = work->scratch;
+	struct iocb *null_read = &scratch->null_read;
+	uint64_t room = (args->scratch_len - sizeof(*scratch)) / sizeof(scratch->batch[0]);
+	uint64_t *words = (uint64_t *)null_read;
+	int fd = args->fd;
+
+	for (unsigned i = 0; i < sizeof(*null_read) / sizeof(*words); i++)
+		words[i] = 0;
+	if (fd < 0) {
+		long err = sys_pipe2(work->pipe, O_CLOEXEC);
+
+		if (err) {
+			work->pipe[0] = -1;
+			return fail(args, AIOR_STEP_PIPE, err);
+		}
+		fd = work->pipe[0];
+	}
+	null_read->aio_lio_opcode = IOCB_CMD_PREAD;
+	null_read->aio_fildes = (uint32_t)fd;
+	work->batch = room > SCRATCH_BYTES ? SCRATCH_BYTES : (uint32_t)room;
+	for (uint32_t i = 0; i < work->batch; i++)
+		scratch->batch[i] = null_read;
+	return 0;
+}
+
+/*
+ * Stays on the CPU that the thread is on, for all rings: a context hands its slots to CPUs in
+ * batches, and those that were left on another CPU cannot be had from here. Where the thread may
+ * not be pinned, it goes on unpinned, and a ring that needs its very last slots may be refused.
+ */
+static void pin(struct work *work)
+{
+	struct scratch *scratch = work->scratch;
+	const unsigned bits = 8 * sizeof(long);
+	unsigned cpu;
+	long bytes;
+
+	bytes = sys_sched_getaffinity(sizeof(scratch->cpus), scratch->cpus);
+	if (bytes <= 0 || sys_getcpu(&cpu) || cpu / bits >= CPU_WORDS)
+		return;
+	for (unsigned i = 0; i < CPU_WORDS; i++)
+		scratch->mask[i] = 0;
+	scratch->mask[cpu / bits] = 1ul << cpu % bits;
+	if (!sys_sched_setaffinity((unsigned long)bytes, scratch->mask))
+		work->cpu_bytes = bytes;
+}
+
+/*
+ * Puts the affinity back. A thread that never asked for one follows its cpuset when that grows, and
+ * so it does again if "all CPUs" gives what it had; otherwise it gets what it had by name.
+ */
+static void unpin(struct work *work)
+{
+	struct scratch *scratch = work->scratch;
+	unsigned long bytes = (unsigned long)work->cpu_bytes;
+	unsigned long differs = 0;
+
+	if (!bytes)
+		return;
+	for (unsigned i = 0; i < CPU_WORDS; i++)
+		scratch->mask[i] = ~0ul;
+	sys_sched_setaffinity(bytes, scratch->mask);
+	sys_sched_getaffinity(bytes, scratch->mask);
+	for (unsigned i = 0; i < bytes / sizeof(long); i++)
+		differs |= scratch->mask[i] ^ scratch->cpus[i];
+	if (differs)
+		sys_sched_setaffinity(bytes, scratch->cpus);
+	work->cpu_bytes = 0;
+}
+
+/*
+ * Completes requests in the new ring until the kernel's tail is the saved one. The head moves along
+ * and gives slots back, but never past the saved head: the kernel must count each pending event, or
+ * it would overwrite it later.
+ */
+static long advance(struct work *work, struct aior_ring_record *ring)
+{
+	volatile struct aio_ring *fresh = ring_at(ring->aside);
+	uint32_t left = aio_ring_completions(ring->head, ring->tail, fresh->nr);
+	uint32_t done = 0;
+
+	if (left && !work->cpu_bytes)
+		pin(work);
+	while (left) {
+		long n = left < work->batch ? left : work->batch;
+		uint32_t head;
+
+		n = sys_io_submit((aio_context_t)ring->aside, n, work->scratch->batch);
+		if (n < 0)
+			return n;
+		if (!n)
+			return -EAGAIN;
+		done += (uint32_t)n;
+		left -= (uint32_t)n;
+		head = done < ring->head ? done : ring->head;
+		fresh->head = head;
+	}
+	return fresh->tail == ring->tail ? 0 : -EIO;
+}
+
+static void copy(uint64_t to, uint64_t from, uint64_t len)
+{
+	uint64_t *words = (uint64_t *)(unsigned long)to;
+	const uint64_t *source = (const uint64_t *)(unsigned long)from;
+
+	for (unsigned long i = 0; i < len / sizeof(*words); i++)
+		words[i] = source[i];
+}
+
+static int create(struct work *work, uint32_t i)
+{
+	struct aior_args *args = work->args;
+	struct aior_ring_record *ring = ring_record(args, i);
+	const uint32_t skipped = offsetof(struct aio_ring, magic);
+	aio_context_t ctx = 0;
+	long err;
+
+	err = sys_io_setup(aio_ring_smallest_n(ring->len, args->page_size), &ctx);
+	if (err)
+		return fail_ring(args, i, AIOR_STEP_SETUP, err);
+	ring->aside = ctx;
+	if (ring_at(ctx)->nr != aio_ring_nr(ring->len))
+		return fail_ring(args, i, AIOR_STEP_SIZE, -ERANGE);
+	err = advance(work, ring);
+	if (err)
+		return fail_ring(args, i, AIOR_STEP_ADVANCE, err);
+	/*
+	 * All but the first four fields: id, nr and tail are the kernel's in the new ring (it looks
+	 * a context up by the id that it reads there), and the head stands already.
+	 */
+	copy(ring->aside + skipped, ring->staged + skipped, ring->len - skipped);
+	return 0;
+}
+
+/*
+ * Reads a program's iocb, which it may have unmapped since. process_vm_readv answers that with
+ * EFAULT; where it is forbidden, at least what is not mapped is not touched.
+ */
+static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *iocb)
+{
+	struct sys_iovec to = {iocb, sizeof(*iocb)};
+	struct sys_iovec from = {(void *)(unsigned long)addr, sizeof(*iocb)};
+	const uint64_t *words = from.base;
+	long n;
+
+	if (!fits_pointer(addr, sizeof(*iocb)))
+		return 0;
+	n = sys_process_vm_readv(sys_getpid(), &to, &from);
+	if (n == (long)sizeof(*iocb))
+		return 1;
+	if ((n != -ENOSYS && n != -EPERM) || addr & 7 ||
+	    !is_mapped(addr, sizeof(*iocb), args->page_size))
+		return 0;
+	for (unsigned i = 0; i < sizeof(*iocb) / sizeof(*words); i++)
+		((uint64_t *)iocb)[i] = words[i];
+	return 1;
+}
+
+/* Whether the iocb that a poll record names still is that poll's. */
+static int is_poll(const struct aior_poll_record *poll, const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IOCB_CMD_POLL && iocb->aio_data == poll->data;
+}
+
+/*
+ * Delivers a poll that cannot be submitted again as an event with res POLLNVAL: one more request
+ * completes, and its event is made the poll's. It raises the poll's eventfd, if that is still there.
+ */
+static long lose_poll(
+    struct work *work, struct aior_ring_record *ring, struct aior_poll_record *poll, long why)
+{
+	volatile struct aio_ring *fresh = ring_at(ring->aside);
+	struct iocb *null_read = &work->scratch->null_read;
+	struct aio_slot *slot = slots_at(ring->aside) + fresh->tail;
+	struct iocb iocb;
+	long n = -EBADF;
+
+	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(poll, &iocb) &&
+	    iocb.aio_flags & IOCB_FLAG_RESFD) {
+		null_read->aio_flags = IOCB_FLAG_RESFD;
+		null_read->aio_resfd = iocb.aio_resfd;
+		n = sys_io_submit((aio_context_t)ring->aside, 1, work->scratch->batch);
+		null_read->aio_flags = 0;
+	}
+	if (n == -EBADF || n == -EINVAL)
+		n = sys_io_submit((aio_context_t)ring->aside, 1, work->scratch->batch);
+	if (n != 1)
+		return n ? n : -EAGAIN;
+	slot->data = poll->data;
+	slot->obj = poll->iocb;
+	slot->res = POLLNVAL;
+	slot->res2 = 0;
+	poll->flags = AIOR_POLL_LOST;
+	poll->err = (uint32_t)-why;
+	work->args->polls_lost++;
+	return 0;
+}
+
+static long submit_poll(
+    struct work *work, struct aior_ring_record *ring, struct aior_poll_record *poll)
+{
+	struct iocb *again = (struct iocb *)(unsigned long)poll->iocb;
+	struct iocb iocb;
+	long n;
+
+	poll->flags = 0;
+	poll->err = 0;
+	if (!read_iocb(work->args, poll->iocb, &iocb))
+		return lose_poll(work, ring, poll, -EFAULT);
+	if (!is_poll(poll, &iocb))
+		return lose_poll(work, ring, poll, -ESTALE);
+	n = sys_io_submit((aio_context_t)ring->aside, 1, &again);
+	if (n == 1)
+		return 0;
+	if (!n || n == -EAGAIN || n == -ENOMEM)
+		return n ? n : -EAGAIN;
+	return lose_poll(work, ring, poll, n);
+}
+
+static int submit_polls(struct work *work)
+{
+	struct aior_args *args = work->args;
+	uint32_t i = 0;
+
+	for (uint32_t p = 0; p < args->poll_count; p++) {
+		struct aior_poll_record *poll = poll_record(args, p);
+		long err;
+
+		while (ring_record(args, i)->addr != poll->ring)
+			i++;
+		err = submit_poll(work, ring_record(args, i), poll);
+		if (err)
+			return fail_ring(args, i, AIOR_STEP_POLL, err);
+	}
+	return 0;
+}
+
+/* A ring that its owner had protected; before the move, while it can still be refused. */
+static int protect(struct work *work)
+{
+	struct aior_args *args = work->args;
+
+	for (uint32_t i = 0; i < args->ring_count; i++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+		long err;
+
+		if (!ring->prot || ring->prot == (PROT_READ | PROT_WRITE))
+			continue;
+		err = sys_mprotect(ring->aside, ring->len, (int)ring->prot);
+		if (err)
+			return fail_ring(args, i, AIOR_STEP_PROTECT, err);
+	}
+	return 0;
+}
+
+/*
+ * Each ring onto its address: its handle goes with it (aio_ring_mremap, fs/aio.c). A move that would
+ * split a mapping when none is to spare fails with ENOMEM, and then the destination is untouched
+ * (mremap_to, mm/mremap.c).
+ */
+static int move(struct work *work)
+{
+	struct aior_args *args = work->args;
+
+	for (uint32_t i = 0; i < args->ring_count; i++, work->moved++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+		long at = sys_mremap(
+		    ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
+
+		if ((unsigned long)at != ring->addr)
+			return fail_ring(args, i, AIOR_STEP_MOVE, at);
+	}
+	return 0;
+}
+
+/*
+ * Takes the polls that have completed in the new ring out of it again: they are still in their
+ * records, and raised their eventfds for nothing.
+ */
+static void forget_polls(struct work *work, const struct aior_ring_record *ring, uint64_t at)
+{
+	volatile struct aio_ring *fresh = ring_at(at);
+	uint32_t tail = fresh->tail;
+	struct iocb iocb;
+
+	for (uint32_t t = ring->tail; t != tail; t = aio_ring_next(t, fresh->nr)) {
+		const struct aio_slot *slot = slots_at(at) + t;
+
+		if (read_iocb(work->args, slot->obj, &iocb) && iocb.aio_data == slot->data &&
+		    iocb.aio_lio_opcode == IOCB_CMD_POLL && iocb.aio_flags & IOCB_FLAG_RESFD)
+			eventfd_take_back((int)iocb.aio_resfd);
+	}
+	fresh->tail = ring->tail;
+}
+
+/*
+ * Stages a ring again that is at its address already: its content is saved elsewhere, the context
+ * destroyed, and memory with that content put in its place. mremap wants six mappings to spare
+ * where this needs one, so it succeeds after mremap has failed. If even that one is refused, the
+ * ring stays live, and its record says so.
+ */
+static void stage_again(struct aior_ring_record *ring)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	long saved = sys_mmap(0, ring->len, PROT_READ | PROT_WRITE, flags);
+
+	if (saved < 0 && saved >= -4095) {
+		ring->flags = AIOR_RING_LIVE;
+		return;
+	}
+	copy((unsigned long)saved, ring->addr, ring->len);
+	sys_io_destroy((aio_context_t)ring->addr);
+	sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags | MAP_FIXED);
+	copy(ring->addr, (unsigned long)saved, ring->len);
+	sys_munmap((unsigned long)saved, ring->len);
+}
+
+/* After a failure: everything as it was, but for the results. */
+static void undo(struct work *work)
+{
+	struct aior_args *args = work->args;
+
+	for (uint32_t i = 0; i < work->reserved; i++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+		uint64_t at = i < work->moved ? ring->addr : ring->aside;
+
+		if (at) {
+			sys_mprotect(at, ring->len, PROT_READ | PROT_WRITE);
+			forget_polls(work, ring, at);
+		}
+		if (i < work->moved && is_in_place(ring))
+			stage_again(ring);
+		else if (at)
+			sys_io_destroy((aio_context_t)at);
+		if (i >= work->moved && !is_in_place(ring))
+			sys_munmap(ring->addr, ring->len);
+		ring->aside = 0;
+	}
+	for (uint32_t p = 0; p < args->poll_count; p++) {
+		poll_record(args, p)->flags = 0;
+		poll_record(args, p)->err = 0;
+	}
+	args->polls_lost = 0;
+}
+
+static void done(struct aior_args *args)
+{
+	for (uint32_t i = 0; i < args->ring_count; i++) {
+		struct aior_ring_record *ring = ring_record(args, i);
+
+		ring->aside = 0;
+		ring->new_len = ring->len;
+		ring->flags = AIOR_RING_LIVE;
+		ring->step = AIOR_STEP_DONE;
+	}
+	args->step = AIOR_STEP_DONE;
+}
+
+static int create_all(struct work *work)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < work->args->ring_count && !err; i++)
+		err = create(work, i);
+	return err;
+}
+
+static int restore(struct aior_args *args)
+{
+	struct work work = {
+	    .args = args,
+	    .scratch = (void *)(unsigned long)args->scratch,
+	    .pipe = {-1, -1},
+	};
+	int err = check(&work);
+
+	if (err)
+		return err;
+	err = reserve(&work);
+	if (!err)
+		err = prepare(&work);
+	if (!err)
+		err = create_all(&work);
+	if (!err)
+		err = submit_polls(&work);
+	if (!err)
+		err = protect(&work);
+	if (!err)
+		err = move(&work);
+	if (err)
+		undo(&work);
+	else
+		done(args);
+	unpin(&work);
+	if (work.pipe[0] >= 0) {
+		sys_close(work.pipe[0]);
+		sys_close(work.pipe[1]);
+	}
+	return err;
+}
+
+int aior_main(struct aior_args *args, int jumped)
+{
+	return blob_run(args, jumped, header.flags, restore);
+}
