@@ -90,7 +90,7 @@ $(BUILD)/%.o: %.c Makefile
 
 # The blobs, as data of the library.
 $(BUILD)/blobs.inc: $(BLOBS) Makefile
-	$(Q){ for blob in $(BLOBS); do echo '{'; od -An -v -tu1 $$blob | sed 's/ *\([0-9]\+\)/\1,/g'; echo '},'; done; } > $@
+	$(Q){ for blob in $(BLOBS); do echo '{{'; od -An -v -tu1 $$blob | sed 's/ *\([0-9]\+\)/\1,/g'; echo '}},'; done; } > $@
 $(BUILD)/loader/blobs.o: $(BUILD)/blobs.inc
 
 $(BUILD)/libaio-restorer.a: $(LIB_OBJS)

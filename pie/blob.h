@@ -99,8 +99,8 @@ static inline void clear_results(struct aior_args *args)
 		args->reserved_out[i] = 0;
 }
 
-static inline __attribute__((always_inline)) int blob_run(struct aior_args *args, int jumped,
-    uint32_t flags_known, int (*operation)(struct aior_args *))
+static inline __attribute__((always_inline)) int blob_run(
+    struct aior_args *args, int jumped, uint32_t flags_known, int (*operation)(struct aior_args *))
 {
 	uint64_t every_signal = ~0ull;
 	int ret;

@@ -11,7 +11,6 @@
 
 enum { UNSEEN, OPEN, WALKED };
 
-
 static void *grow(void *array, size_t count, size_t size)
 {
 	if (count & (count - 1))

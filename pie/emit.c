@@ -145,8 +145,8 @@ static int write_c(FILE *out, const void *blob)
 	{                                                                                          \
 		char name[sizeof(prefix)];                                                         \
 		upper(name, sizeof(name), #field, "");                                             \
-		fprintf(out, "#define %s_%.*s 0x%xu\n", prefix,                                    \
-		    (int)strlen(name) - 6, name + 5, (unsigned)header->field);                     \
+		fprintf(out, "#define %s_%.*s 0x%xu\n", prefix, (int)strlen(name) - 6, name + 5,   \
+		    (unsigned)header->field);                                                      \
 	}
 	FACTS(ROW)
 #undef ROW
@@ -267,7 +267,10 @@ static const struct {
 	const char *name;
 	uint32_t value;
 } constants[] = {
-#define CONSTANT(name) {#name, name}
+#define CONSTANT(name)                                                                             \
+	{                                                                                          \
+#name, name                                                                        \
+	}
     CONSTANT(AIOR_ABI),
     CONSTANT(AIOR_F_GROW),
     CONSTANT(AIOR_F_COMPACT),
@@ -316,8 +319,8 @@ static void write_structures(FILE *out)
 	fprintf(out, "  \"structures\": {");
 	for (size_t i = 0; i < COUNT(fields); i++) {
 		if (strcmp(type, fields[i].type)) {
-			fprintf(out, "%s\n    \"%s\": {\"size\": %zu, \"fields\": {", *type ? "}}," : "",
-			    fields[i].type, fields[i].type_size);
+			fprintf(out, "%s\n    \"%s\": {\"size\": %zu, \"fields\": {",
+			    *type ? "}}," : "", fields[i].type, fields[i].type_size);
 			type = fields[i].type;
 		} else {
 			fprintf(out, ",");
@@ -380,8 +383,8 @@ static uint32_t add_name(struct object *object, const char *prefix, const char *
 {
 	uint32_t at = object->names_size;
 
-	object->names_size += 1 + (uint32_t)snprintf(object->names + at,
-				      sizeof(object->names) - at, "%s%s", prefix, name);
+	object->names_size += 1 + (uint32_t)snprintf(object->names + at, sizeof(object->names) - at,
+				      "%s%s", prefix, name);
 	return at;
 }
 
@@ -538,8 +541,8 @@ static int write_obj(FILE *out, const void *blob)
 	object.names_size = 1;
 	for (unsigned i = 1; i < SECTIONS; i++) {
 		object.sections[i].sh_type = sections[i].type;
-		object.sections[i].sh_name = add_name(
-		    &object, sections[i].name, i == TEXT ? op_name(header->op) : "");
+		object.sections[i].sh_name =
+		    add_name(&object, sections[i].name, i == TEXT ? op_name(header->op) : "");
 	}
 	object.sections[NOTE].sh_addralign = 1;
 	add_names(&object, SHSTRTAB);

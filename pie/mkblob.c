@@ -247,7 +247,7 @@ static void refuse_executable_stack(const struct elf *elf)
 struct symbols {
 	uint32_t call, jump, park, park_end;
 	uint32_t entry_stack; /* the larger of what the two entries need */
-	int found;            /* how many of the first three */
+	int found;	      /* how many of the first three */
 };
 
 static void read_symbol(struct symbols *symbols, const char *name, uint64_t value, uint64_t size)
@@ -264,8 +264,8 @@ static void read_symbol(struct symbols *symbols, const char *name, uint64_t valu
 }
 
 /* NAME.stack, an absolute symbol: what the assembly function NAME needs. */
-static void read_stack_symbol(struct symbols *symbols, struct callgraph *graph, const char *name,
-    size_t len, uint64_t bytes)
+static void read_stack_symbol(
+    struct symbols *symbols, struct callgraph *graph, const char *name, size_t len, uint64_t bytes)
 {
 	char function[256];
 
@@ -302,8 +302,8 @@ static struct symbols read_symbols(
 				read_stack_symbol(&symbols, graph, name, len - (sizeof(suffix) - 1),
 				    sym.st_value);
 			else
-				read_symbol(&symbols, name, sym.st_value - blob->sh_addr,
-				    sym.st_size);
+				read_symbol(
+				    &symbols, name, sym.st_value - blob->sh_addr, sym.st_size);
 		}
 	}
 	if (symbols.found != 3)

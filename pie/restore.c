@@ -18,10 +18,10 @@
 
 /* The caller's scratch memory. */
 struct scratch {
-	struct iocb null_read;         /* a read of zero bytes: completes inside io_submit */
+	struct iocb null_read;	       /* a read of zero bytes: completes inside io_submit */
 	unsigned long cpus[CPU_WORDS]; /* where the thread may run, put back at the end */
 	unsigned long mask[CPU_WORDS];
-	struct iocb *batch[];          /* pointers to the one iocb above */
+	struct iocb *batch[]; /* pointers to the one iocb above */
 };
 
 _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a batch");
@@ -29,11 +29,11 @@ _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a ba
 struct work {
 	struct aior_args *args;
 	struct scratch *scratch;
-	uint32_t batch;     /* pointers in scratch->batch */
-	uint32_t reserved;  /* records whose destination is reserved */
-	uint32_t moved;     /* records whose ring is at its address */
-	long cpu_bytes;     /* of scratch->cpus; 0: the thread was not pinned */
-	int pipe[2];        /* of our own; -1: there is none */
+	uint32_t batch;	   /* pointers in scratch->batch */
+	uint32_t reserved; /* records whose destination is reserved */
+	uint32_t moved;	   /* records whose ring is at its address */
+	long cpu_bytes;	   /* of scratch->cpus; 0: the thread was not pinned */
+	int pipe[2];	   /* of our own; -1: there is none */
 };
 
 const struct aior_blob header __attribute__((section(".header"), used)) = {
@@ -413,8 +413,8 @@ static int move(struct work *work)
 
 	for (uint32_t i = 0; i < args->ring_count; i++, work->moved++) {
 		struct aior_ring_record *ring = ring_record(args, i);
-		long at = sys_mremap(
-		    ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
+		long at =
+		    sys_mremap(ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
 
 		if ((unsigned long)at != ring->addr)
 			return fail_ring(args, i, AIOR_STEP_MOVE, at);

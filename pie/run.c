@@ -58,8 +58,8 @@ static void reap(struct output *output, uint64_t ring)
 	put(output, ring_at(ring), sizeof(struct aio_ring));
 	do {
 		int64_t *count = room_for(output, sizeof(*count) + 2 * sizeof(struct aio_slot));
-		uint64_t most = (output->block->room - output->used - sizeof(*count)) /
-				sizeof(struct aio_slot);
+		uint64_t most =
+		    (output->block->room - output->used - sizeof(*count)) / sizeof(struct aio_slot);
 
 		n = syscall6(__NR_io_getevents, (long)ring, 0, (long)most, (long)(count + 1),
 		    (long)no_time, 0);

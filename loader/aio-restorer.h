@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The host library: the AIO rings of running processes and of images.
+ *
+ * A function that can fail returns 0, or -1 and fills the struct aior_error that it was given, which
+ * may be NULL. There is no global state. Structures that a function fills are freed by the function
+ * named in its comment.
+ */
+#ifndef AIO_RESTORER_H
+#define AIO_RESTORER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define AIOR_PUBLIC __attribute__((visibility("default")))
+
+struct aior_blob; /* <aio-restorer/restorer.h> */
+
+/* Why something failed. */
+struct aior_error {
+	int err;	    /* an errno, or 0 where none fits */
+	int is_refused;	    /* nothing failed: this host cannot do what was asked */
+	int has_ring;	    /* `ring` is the one it failed on */
+	uint64_t ring;	    /* its address */
+	const char *step;   /* what was being done, one word */
+	char message[1024]; /* a sentence: what, to what, why, what to do about it */
+};
+
+enum aior_state {
+	AIOR_LIVE,
+	AIOR_STAGED,
+	AIOR_INHERITED, /* mapped, but made by a relative: it has no context in this process */
+	AIOR_DAMAGED,	/* its header or its mapping is not that of a sound ring */
+};
+
+/* One completed request, as the kernel's struct io_event. */
+struct aior_event {
+	uint64_t data, obj;
+	int64_t res, res2;
+};
+
+struct aior_ring {
+	uint64_t addr; /* the handle */
+	uint64_t len;  /* of its mapping, in bytes */
+	uint32_t prot; /* mmap's PROT_… */
+	enum aior_state state;
+	const char *damage; /* AIOR_DAMAGED: what is wrong, in words; else NULL */
+	uint32_t id, nr, head, tail;
+	uint32_t pending;	   /* events completed and not reaped */
+	uint32_t polls;		   /* polls remembered in the capsule */
+	uint32_t max_cpus;	   /* possible CPUs that a host may have for this ring to fit */
+	int is_restored;	   /* aior_run() brought it back */
+	unsigned char *content;	   /* all `len` bytes of it; NULL if it was not read */
+	struct aior_event *events; /* instead of the content: the pending ones, oldest first */
+};
+
+struct aior_thread {
+	pid_t tid;
+	int stop_signal;  /* that it was about to take; 0 if none */
+	uint64_t pending; /* signals */
+	uint64_t blocked;
+	size_t regs_len;
+	unsigned char *regs; /* as NT_PRSTATUS has them on its architecture */
+};
+
+/* The rings of a process, now or as an image has them; in ascending order of address. */
+struct aior_image {
+	pid_t pid;
+	uint32_t arch; /* AIOR_ARCH_… */
+	uint32_t page_size;
+	uint32_t possible_cpus; /* of the host it comes from; 0: not known */
+	size_t ring_count;
+	struct aior_ring *rings;
+	size_t inherited_count; /* rings that aior_snapshot() has left out */
+	size_t thread_count;
+	struct aior_thread *threads;
+	void *file; /* the mapping of the image file that `content` points into; NULL: none */
+	size_t file_len;
+};
+
+/*
+ * Reads the rings of the running process `pid` without stopping it, content included. No ring is no
+ * error. Fails with ESRCH (no such process), EPERM (it may not be traced), EINVAL (a kernel thread),
+ * ENOMEM. Free with aior_image_free().
+ */
+AIOR_PUBLIC int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error);
+
+/*
+ * The same with all threads of the process stopped meanwhile, so that the rings are consistent with
+ * each other; also reads the threads' registers. Rings that are only inherited are left out. Fails
+ * also with ENOENT (it has no rings), EINVAL (a ring is damaged, or it shares its memory with
+ * another process), EBUSY (traced already), ETIMEDOUT (a thread does not stop). The process goes on
+ * in every case; waits that the stop interrupted are made again, as aio-restorer(1) says.
+ */
+AIOR_PUBLIC int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error);
+
+/*
+ * Writes an image as an ELF core to `path`, mode 0600: to a file beside it first, which is then
+ * renamed. Fails with the errno of the file operation; EINVAL if `path` is there and no regular file.
+ */
+AIOR_PUBLIC int aior_write_core(
+    const struct aior_image *image, const char *path, struct aior_error *error);
+
+/*
+ * Whether the rings of an image can be restored on this host. Fails with is_refused set and a
+ * message of one line for each thing in the way, separated by '\n'. Pass sums over all rings.
+ */
+AIOR_PUBLIC int aior_check_host(const struct aior_image *image, struct aior_error *error);
+
+/*
+ * Restores the rings of an image in a fresh process, reaps what is pending there through
+ * io_getevents, ends that process, and fills `result` with the rings as they were then and with
+ * their events. Fails as aior_check_host() and as the restore blob do. The caller's SIGCHLD
+ * disposition must let it wait for its child. Free `result` with aior_image_free().
+ */
+AIOR_PUBLIC int aior_run(
+    const struct aior_image *image, struct aior_image *result, struct aior_error *error);
+
+AIOR_PUBLIC void aior_image_free(struct aior_image *image);
+
+/* The i-th pending event of a ring, oldest first; i is below ring->pending. */
+AIOR_PUBLIC struct aior_event aior_event(const struct aior_ring *ring, uint32_t i);
+
+/* The blob for an architecture (AIOR_ARCH_…) and operation (AIOR_OP_…); NULL if there is none. */
+AIOR_PUBLIC const struct aior_blob *aior_blob(uint32_t arch, uint32_t op);
+
+/* The architecture of this host. */
+AIOR_PUBLIC uint32_t aior_host_arch(void);
+
+/* What this host can do. */
+struct aior_host {
+	uint32_t possible_cpus;
+	uint32_t page_size;
+	uint64_t aio_nr, aio_max_nr; /* sysctl fs.aio-nr, fs.aio-max-nr */
+	int aio_errno;		     /* of io_setup; 0: AIO works here */
+};
+
+/* Fails with the errno of what could not be read. */
+AIOR_PUBLIC int aior_get_host(struct aior_host *host, struct aior_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "internal.h"
+
+static void fill(
+    struct aior_error *error, int err, const char *step, const char *format, va_list args)
+{
+	memset(error, 0, sizeof(*error));
+	error->err = err;
+	error->step = step;
+	vsnprintf(error->message, sizeof(error->message), format, args);
+}
+
+int aior_fail(struct aior_error *error, int err, const char *step, const char *format, ...)
+{
+	va_list args;
+
+	if (!error)
+		return -1;
+	va_start(args, format);
+	fill(error, err, step, format, args);
+	va_end(args);
+	return -1;
+}
+
+int aior_fail_ring(
+    struct aior_error *error, int err, const char *step, uint64_t ring, const char *format, ...)
+{
+	va_list args;
+	int used;
+
+	if (!error)
+		return -1;
+	memset(error, 0, sizeof(*error));
+	error->err = err;
+	error->step = step;
+	error->has_ring = 1;
+	error->ring = ring;
+	used = snprintf(
+	    error->message, sizeof(error->message), "ring 0x%llx: ", (unsigned long long)ring);
+	va_start(args, format);
+	vsnprintf(error->message + used, sizeof(error->message) - (size_t)used, format, args);
+	va_end(args);
+	return -1;
+}
+
+int aior_refuse(struct aior_error *error, const char *format, ...)
+{
+	size_t used;
+	va_list args;
+
+	if (!error)
+		return -1;
+	if (!error->is_refused)
+		memset(error, 0, sizeof(*error));
+	error->is_refused = 1;
+	error->step = "host";
+	used = strlen(error->message);
+	if (used && used + 1 < sizeof(error->message))
+		error->message[used++] = '\n';
+	va_start(args, format);
+	vsnprintf(error->message + used, sizeof(error->message) - used, format, args);
+	va_end(args);
+	return -1;
+}
+
+static const struct {
+	const char *name;
+	const char *advice;
+} steps[] = {
+    [AIOR_STEP_NONE] = {"none", ""},
+    [AIOR_STEP_ARGS] = {"args", "the argument block is not sound"},
+    [AIOR_STEP_RING] = {"ring", "its record or its staged content is not sound"},
+    [AIOR_STEP_RESERVE] = {"reserve", "something else is mapped where it belongs"},
+    [AIOR_STEP_PIPE] = {"pipe", "a pipe is needed: free a descriptor, or raise RLIMIT_NOFILE"},
+    [AIOR_STEP_SETUP] = {"io_setup", "the kernel makes no more contexts: raise fs.aio-max-nr, or "
+				     "free memory"},
+    [AIOR_STEP_SIZE] = {"size", "this host's smallest ring is larger than the saved one: it has "
+				"more possible CPUs"},
+    [AIOR_STEP_ADVANCE] = {"advance", "the kernel admits fewer requests than are pending in it"},
+    [AIOR_STEP_POLL] = {"poll", "a poll that was in flight cannot be submitted again"},
+    [AIOR_STEP_MOVE] = {"move", "it cannot be moved onto its address: raise vm.max_map_count"},
+    [AIOR_STEP_PROTECT] = {"protect", "it cannot be given its protection back"},
+    [AIOR_STEP_MEMORY] = {"memory", "there is no memory to stage it into"},
+    [AIOR_STEP_PIN] = {"pin", "its pages cannot be kept"},
+    [AIOR_STEP_HELPER] = {"helper", "no helper can be started"},
+    [AIOR_STEP_DRAIN] = {"drain", "what is in flight does not end"},
+    [AIOR_STEP_READ] = {"read", "it cannot be read back"},
+    [AIOR_STEP_DONE] = {"done", ""},
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+const char *aior_step_name(uint32_t step)
+{
+	return step < COUNT(steps) ? steps[step].name : "unknown";
+}
+
+const char *aior_step_advice(uint32_t step, int err)
+{
+	if (err == ENOSYS)
+		return "the blob does not know this version of the argument block";
+	return step < COUNT(steps) ? steps[step].advice : "";
+}

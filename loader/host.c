@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* What this host can do, and whether the rings of an image can be restored on it. */
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "emit.h"
+#include "internal.h"
+
+/* Lines about rings in one refusal; the others are counted. */
+#define MOST_LINES 4
+
+int aior_get_host(struct aior_host *host, struct aior_error *error)
+{
+	static const char nr[] = "/proc/sys/fs/aio-nr", max_nr[] = "/proc/sys/fs/aio-max-nr";
+	aio_context_t ctx = 0;
+
+	memset(host, 0, sizeof(*host));
+	host->possible_cpus = aior_possible_cpus();
+	host->page_size = (uint32_t)sysconf(_SC_PAGESIZE);
+	if (syscall(SYS_io_setup, 1, &ctx))
+		host->aio_errno = errno;
+	else
+		syscall(SYS_io_destroy, ctx);
+	if (host->aio_errno == ENOSYS)
+		return 0;
+	if (aior_read_number(nr, &host->aio_nr))
+		return aior_fail(error, errno, "host", "%s: %s", nr, strerror(errno));
+	if (aior_read_number(max_nr, &host->aio_max_nr))
+		return aior_fail(error, errno, "host", "%s: %s", max_nr, strerror(errno));
+	return 0;
+}
+
+/* What keeps one ring from being restored here; 0 if nothing does. */
+static int check_ring(
+    const struct aior_ring *ring, const struct aior_host *host, struct aior_error *error)
+{
+	uint32_t n = aio_ring_smallest_n(ring->len, host->page_size);
+	uint64_t len = aio_ring_len(n, host->possible_cpus, host->page_size);
+	uint32_t usable = aio_ring_usable(ring->nr, host->possible_cpus);
+	unsigned long long addr = ring->addr;
+
+	if (ring->len % host->page_size || ring->addr % host->page_size)
+		return aior_refuse(error,
+		    "ring 0x%llx: it is not made of this host's pages of %u bytes", addr,
+		    host->page_size);
+	if (len != ring->len)
+		return aior_refuse(error,
+		    "ring 0x%llx: needs %llu pages on this host (%u possible CPUs), has %llu; it "
+		    "fits where at most %u CPUs are possible",
+		    addr, (unsigned long long)(len / host->page_size), host->possible_cpus,
+		    (unsigned long long)(ring->len / host->page_size), ring->max_cpus);
+	if (ring->pending > usable)
+		return aior_refuse(error,
+		    "ring 0x%llx: %u events are pending, and this host (%u possible CPUs) admits "
+		    "%u in a ring of its size",
+		    addr, ring->pending, host->possible_cpus, usable);
+	return 0;
+}
+
+int aior_check_host(const struct aior_image *image, struct aior_error *error)
+{
+	const char *arch = arch_name(image->arch);
+	struct aior_host host;
+	uint64_t requests = 0;
+	size_t refused = 0;
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	if (aior_get_host(&host, error))
+		return -1;
+	if (image->arch != aior_host_arch())
+		return aior_refuse(error, "the rings are those of a process on %s: this host is %s",
+		    arch ? arch : "an unknown machine", arch_name(aior_host_arch()));
+	if (host.aio_errno == ENOSYS || host.aio_errno == EPERM)
+		return aior_refuse(error,
+		    "AIO does not work here: io_setup says %s (a kernel without CONFIG_AIO, or a "
+		    "sandbox that forbids it)",
+		    strerror(host.aio_errno));
+	for (size_t i = 0; i < image->ring_count; i++) {
+		struct aior_error *where = refused < MOST_LINES ? error : NULL;
+
+		refused += !!check_ring(&image->rings[i], &host, where);
+		requests += aio_ring_smallest_n(image->rings[i].len, host.page_size);
+	}
+	if (refused > MOST_LINES)
+		aior_refuse(error, "... and %zu more rings", refused - MOST_LINES);
+	if (host.aio_nr + requests > host.aio_max_nr) {
+		aior_refuse(error,
+		    "the rings need %llu of fs.aio-max-nr, and %llu of its %llu are in use: raise "
+		    "it "
+		    "(sysctl fs.aio-max-nr=%llu)",
+		    (unsigned long long)requests, (unsigned long long)host.aio_nr,
+		    (unsigned long long)host.aio_max_nr,
+		    (unsigned long long)(host.aio_nr + requests));
+		refused++;
+	}
+	return refused ? -1 : 0;
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of the library share. */
+#ifndef AIOR_INTERNAL_H
+#define AIOR_INTERNAL_H
+
+#include "aio-restorer.h"
+#include "restorer.h"
+#include "ring.h"
+
+/* error.c */
+
+/* Fills `error` (unless NULL) with a formatted message, and returns -1. */
+int aior_fail(struct aior_error *error, int err, const char *step, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* The same about a ring. */
+int aior_fail_ring(struct aior_error *error, int err, const char *step, uint64_t ring,
+    const char *format, ...) __attribute__((format(printf, 5, 6)));
+/* The same when the host refuses; a further call adds a line. */
+int aior_refuse(struct aior_error *error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* The word for an AIOR_STEP_…, and what to do about a failure in it. */
+const char *aior_step_name(uint32_t step);
+const char *aior_step_advice(uint32_t step, int err);
+
+/* proc.c */
+
+struct aior_mapping {
+	uint64_t start, end, offset, inode;
+	uint32_t prot, major, minor;
+	int is_ring; /* a mapping of the kernel's AIO file */
+};
+
+struct aior_process {
+	pid_t pid;
+	pid_t task; /* a thread that lives, through which its memory is seen */
+	pid_t parent, tracer;
+	uint64_t start_time; /* in clock ticks after boot */
+	int is_kernel_thread;
+};
+
+/* Finds out about a process; fails with ESRCH if there is none, or if it has exited. */
+int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error *error);
+/* Whether a thread has exited, though it may still be listed. */
+int aior_task_has_exited(pid_t task);
+/* Its mappings; freed with free(). */
+int aior_mappings(const struct aior_process *process, struct aior_mapping **mappings, size_t *count,
+    struct aior_error *error);
+/* Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. */
+int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data);
+/* The architecture and page size of its programs. */
+uint32_t aior_process_arch(const struct aior_process *process);
+int aior_read_number(const char *path, uint64_t *number);
+uint32_t aior_possible_cpus(void);
+
+/* stop.c */
+
+struct aior_stopped;
+
+/* Stops all threads of a process, and lets them go on. */
+int aior_stop(
+    const struct aior_process *process, struct aior_stopped **stopped, struct aior_error *error);
+size_t aior_stopped_count(const struct aior_stopped *stopped);
+int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread);
+void aior_continue(struct aior_stopped *stopped);
+
+/* live.c */
+int aior_read_rings(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error);
+
+/* image.c */
+
+/* Adds a ring; NULL if there is no memory. */
+struct aior_ring *aior_add_ring(struct aior_image *image);
+struct aior_thread *aior_add_thread(struct aior_image *image);
+/* Takes a header's fields into `ring`, and finds out whether it is sound. */
+void aior_take_header(struct aior_ring *ring, const struct aio_ring *header);
+const char *aior_fault_text(enum aio_ring_fault fault);
+/* Puts the rings in order; fails with EINVAL when two overlap. */
+int aior_sort_rings(struct aior_image *image, struct aior_error *error);
+
+#endif

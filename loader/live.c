@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: MIT */
+/* The rings of a running process. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* A ring's inode: all that map it have the same. */
+struct ring_file {
+	uint64_t inode;
+	uint32_t minor;
+};
+
+/* Reads all of [addr, addr + len) of the process; -1 with errno. */
+static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
+{
+	uint64_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(mem, (char *)to + done, len - done, (off_t)(addr + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			if (!n)
+				errno = EIO;
+			return -1;
+		}
+		done += (uint64_t)n;
+	}
+	return 0;
+}
+
+/*
+ * The header first, then the slots: an event that the tail counts is whole by then (aio_complete()
+ * writes it before the tail), and one that comes meanwhile is not counted.
+ */
+static int read_content(int mem, struct aior_ring *ring)
+{
+	struct aio_ring header;
+
+	ring->content = malloc(ring->len);
+	if (!ring->content)
+		return -1;
+	if (read_memory(mem, &header, ring->addr, sizeof(header)) ||
+	    read_memory(mem, ring->content, ring->addr, ring->len)) {
+		free(ring->content);
+		ring->content = NULL;
+		return -1;
+	}
+	memcpy(ring->content, &header, sizeof(header));
+	aior_take_header(ring, &header);
+	return 0;
+}
+
+/*
+ * Puts the mappings of one ring together that mprotect has split, and reads it. A ring whose file
+ * nobody holds any more cannot be read: its maker has destroyed it or exited, and this process has
+ * it by fork.
+ */
+static int read_ring(int mem, const struct aior_mapping *mapping, size_t parts,
+    struct aior_image *image, struct aior_error *error)
+{
+	struct aior_ring *ring = aior_add_ring(image);
+
+	if (!ring)
+		return aior_fail(error, ENOMEM, "read", "out of memory");
+	ring->addr = mapping->start;
+	ring->len = mapping[parts - 1].end - mapping->start;
+	ring->prot = mapping->prot;
+	ring->state = AIOR_LIVE;
+	ring->max_cpus = aio_ring_max_cpus(ring->len);
+	if (ring->len > AIO_RING_MAX_LEN) {
+		ring->state = AIOR_DAMAGED;
+		ring->damage = aior_fault_text(AIO_RING_BAD_LENGTH);
+		return 0;
+	}
+	if (read_content(mem, ring)) {
+		if (errno == ENOMEM)
+			return aior_fail(error, ENOMEM, "read", "out of memory");
+		if (errno != EIO && errno != EFAULT)
+			return aior_fail_ring(error, errno, "read", ring->addr,
+			    "cannot be read: %s", strerror(errno));
+		ring->state = AIOR_INHERITED;
+	}
+	if (mapping->offset) {
+		ring->state = AIOR_DAMAGED;
+		ring->damage = "its first pages are not mapped";
+	}
+	return 0;
+}
+
+static int continues(const struct aior_mapping *mapping)
+{
+	return mapping[1].is_ring && mapping[1].start == mapping->end &&
+	       mapping[1].inode == mapping->inode && mapping[1].minor == mapping->minor &&
+	       mapping[1].offset == mapping->offset + (mapping->end - mapping->start);
+}
+
+struct owner_search {
+	const struct aior_process *process;
+	const struct aior_mapping *mappings;
+	const size_t *first; /* of each ring: its first mapping */
+	struct aior_image *image;
+	struct stat exe;
+};
+
+static int stat_exe(pid_t pid, struct stat *stat_buf)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	return stat(path, stat_buf);
+}
+
+static int same_memory(pid_t a, pid_t b)
+{
+	return syscall(SYS_kcmp, a, b, KCMP_VM, 0, 0) == 0;
+}
+
+/* A child comes after its parent; of the same clock tick, it knows who its parent is. */
+static int is_older(const struct aior_process *other, const struct aior_process *process)
+{
+	if (other->start_time != process->start_time)
+		return other->start_time < process->start_time;
+	return process->parent == other->pid;
+}
+
+/* Marks the rings that an older process maps too: fork gave them to this one. */
+static int mark_inherited(pid_t pid, void *data)
+{
+	struct owner_search *search = data;
+	struct aior_process other;
+	struct aior_mapping *theirs;
+	struct stat exe;
+	size_t count;
+
+	/* exec drops mappings, so whoever still has them runs the same program. */
+	if (pid == search->process->pid || stat_exe(pid, &exe) ||
+	    exe.st_ino != search->exe.st_ino || exe.st_dev != search->exe.st_dev ||
+	    aior_process_open(pid, &other, NULL) || !is_older(&other, search->process) ||
+	    same_memory(pid, search->process->task) || aior_mappings(&other, &theirs, &count, NULL))
+		return 0;
+	for (size_t r = 0; r < search->image->ring_count; r++) {
+		const struct aior_mapping *ours = &search->mappings[search->first[r]];
+
+		for (size_t i = 0; i < count; i++)
+			if (theirs[i].is_ring && theirs[i].inode == ours->inode &&
+			    theirs[i].minor == ours->minor)
+				search->image->rings[r].state = AIOR_INHERITED;
+	}
+	free(theirs);
+	return 0;
+}
+
+int aior_read_rings(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error)
+{
+	struct owner_search search = {.process = process, .image = image};
+	struct aior_mapping *mappings;
+	size_t count, *first, parts;
+	char path[64];
+	int mem, ret = 0;
+
+	if (process->is_kernel_thread)
+		return aior_fail(
+		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
+	if (aior_mappings(process, &mappings, &count, error))
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)process->task);
+	mem = open(path, O_RDONLY | O_CLOEXEC);
+	if (mem < 0) {
+		int err = errno;
+
+		free(mappings);
+		if (err == EACCES || err == EPERM)
+			return aior_fail(error, EPERM, "open",
+			    "process %d may not be traced by you: be its owner or root",
+			    (int)process->pid);
+		return aior_fail(error, err == ENOENT ? ESRCH : err, "open",
+		    "the memory of process %d cannot be read: %s", (int)process->pid,
+		    strerror(err));
+	}
+	first = calloc(count + 1, sizeof(*first));
+	if (!first)
+		ret = aior_fail(error, ENOMEM, "read", "out of memory");
+	for (size_t i = 0; i < count && !ret; i += parts) {
+		parts = 1;
+		if (!mappings[i].is_ring)
+			continue;
+		while (i + parts < count && continues(&mappings[i + parts - 1]))
+			parts++;
+		first[image->ring_count] = i;
+		ret = read_ring(mem, &mappings[i], parts, image, error);
+	}
+	search.mappings = mappings;
+	search.first = first;
+	if (!ret && image->ring_count && !stat_exe(process->task, &search.exe))
+		aior_each_task(0, mark_inherited, &search);
+	close(mem);
+	free(first);
+	free(mappings);
+	return ret;
+}
+
+static void describe(const struct aior_process *process, struct aior_image *image)
+{
+	memset(image, 0, sizeof(*image));
+	image->pid = process->pid;
+	image->arch = aior_process_arch(process);
+	image->page_size = (uint32_t)sysconf(_SC_PAGESIZE);
+	image->possible_cpus = aior_possible_cpus();
+}
+
+int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
+{
+	struct aior_process process;
+
+	memset(image, 0, sizeof(*image));
+	if (aior_process_open(pid, &process, error))
+		return -1;
+	describe(&process, image);
+	if (aior_read_rings(&process, image, error)) {
+		aior_image_free(image);
+		return -1;
+	}
+	return 0;
+}
+
+struct sharer_search {
+	pid_t pid, task, sharer;
+};
+
+static int find_sharer(pid_t pid, void *data)
+{
+	struct sharer_search *search = data;
+
+	if (pid == search->pid || !same_memory(pid, search->task))
+		return 0;
+	search->sharer = pid;
+	return 1;
+}
+
+/* Only sound rings that are this process's own; the others are named, or left out. */
+static int keep_own_rings(struct aior_image *image, struct aior_error *error)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < image->ring_count; i++)
+		if (image->rings[i].state == AIOR_DAMAGED)
+			return aior_fail_ring(error, EINVAL, "read", image->rings[i].addr,
+			    "is damaged: %s; the program has written over it or changed its "
+			    "mapping",
+			    image->rings[i].damage);
+	for (size_t i = 0; i < image->ring_count; i++) {
+		struct aior_ring *ring = &image->rings[i];
+
+		if (ring->state == AIOR_INHERITED) {
+			free(ring->content);
+			image->inherited_count++;
+			continue;
+		}
+		image->rings[kept++] = *ring;
+	}
+	image->ring_count = kept;
+	if (kept)
+		return 0;
+	if (image->inherited_count)
+		return aior_fail(error, ENOENT, "read",
+		    "process %d has no AIO rings of its own: it has inherited %zu by fork, without "
+		    "their contexts",
+		    (int)image->pid, image->inherited_count);
+	return aior_fail(error, ENOENT, "read", "process %d has no AIO rings", (int)image->pid);
+}
+
+static int read_threads(const struct aior_stopped *stopped, struct aior_image *image)
+{
+	for (size_t i = 0; i < aior_stopped_count(stopped); i++) {
+		struct aior_thread *thread = aior_add_thread(image);
+
+		if (!thread)
+			return -1;
+		if (aior_stopped_thread(stopped, i, thread))
+			image->thread_count--;
+	}
+	return 0;
+}
+
+int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
+{
+	struct sharer_search search = {.pid = pid};
+	struct aior_process process;
+	struct aior_stopped *stopped;
+	int ret;
+
+	memset(image, 0, sizeof(*image));
+	if (aior_process_open(pid, &process, error))
+		return -1;
+	if (process.is_kernel_thread)
+		return aior_fail(error, EINVAL, "open", "process %d is a kernel thread", (int)pid);
+	search.task = process.task;
+	aior_each_task(0, find_sharer, &search);
+	if (search.sharer)
+		return aior_fail(error, EINVAL, "open",
+		    "process %d shares its memory with process %d: its rings are not its alone",
+		    (int)pid, (int)search.sharer);
+	describe(&process, image);
+	if (aior_stop(&process, &stopped, error))
+		return -1;
+	ret = aior_read_rings(&process, image, error);
+	if (!ret && read_threads(stopped, image))
+		ret = aior_fail(error, ENOMEM, "read", "out of memory");
+	aior_continue(stopped);
+	if (!ret)
+		ret = keep_own_rings(image, error);
+	if (ret)
+		aior_image_free(image);
+	return ret;
+}

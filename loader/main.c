@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line: aio-restorer(1). */
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core.h"
+#include "emit.h"
+#include "internal.h"
+#include "show.h"
+
+#define VERSION "0.1.0"
+
+/* What the program exits with. */
+enum { DONE, FAILED, USAGE, NOT_FINISHED, REFUSED };
+
+struct options {
+	const char *target; /* the one operand */
+	const char *output;
+	const char *arch, *blob, *format;
+	int events, json;
+};
+
+struct command {
+	const char *name;
+	const char *operand; /* what it is called; in brackets: may be left out; NULL: none */
+	const char *flags;   /* the options it takes, by their letters */
+	int (*run)(const struct options *options);
+	const char *help;
+};
+
+static const struct option long_options[] = {
+    {"events", no_argument, NULL, 'e'},
+    {"json", no_argument, NULL, 'j'},
+    {"output", required_argument, NULL, 'o'},
+    {"arch", required_argument, NULL, 'a'},
+    {"blob", required_argument, NULL, 'b'},
+    {"format", required_argument, NULL, 'f'},
+    {"help", no_argument, NULL, 'h'},
+    {0},
+};
+
+static int wrong_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static int wrong_usage(const char *format, ...)
+{
+	va_list args;
+
+	fprintf(stderr, "aio-restorer: ");
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fprintf(stderr, "\nTry `aio-restorer --help`.\n");
+	return USAGE;
+}
+
+static int report(const struct options *options, const struct aior_error *error)
+{
+	fprintf(stderr, "aio-restorer: %s\n", error->message);
+	if (options->json)
+		show_error_json(stdout, error);
+	return error->is_refused ? REFUSED : FAILED;
+}
+
+/* An image file that is cut off while it is read ends here, not in a crash. */
+static void image_was_cut(int signal)
+{
+	static const char text[] = "aio-restorer: the image was truncated while it was read\n";
+
+	(void)signal;
+	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(FAILED);
+	_exit(FAILED);
+}
+
+static int read_image(const char *path, struct aior_image *image, struct aior_error *error)
+{
+	signal(SIGBUS, image_was_cut);
+	return core_read(path, image, error);
+}
+
+/* A pid, or 0 if `text` is none. */
+static pid_t parse_pid(const char *text)
+{
+	unsigned long pid;
+	char *end;
+
+	if (!isdigit((unsigned char)*text))
+		return 0;
+	errno = 0;
+	pid = strtoul(text, &end, 10);
+	return *end || errno || !pid || pid > INT32_MAX ? 0 : (pid_t)pid;
+}
+
+static int is_path(const char *text)
+{
+	return strchr(text, '/') || strchr(text, '.');
+}
+
+static int run_list(const struct options *options)
+{
+	pid_t pid = parse_pid(options->target);
+	struct aior_error error;
+	struct aior_image image;
+	int ret;
+
+	if (!pid && !is_path(options->target))
+		return wrong_usage("%s is neither a pid nor a path (a file in this folder: ./%s)",
+		    options->target, options->target);
+	ret = pid ? aior_list(pid, &image, &error) : read_image(options->target, &image, &error);
+	if (ret)
+		return report(options, &error);
+	if (options->json)
+		show_image_json(stdout, &image);
+	else
+		show_image(stdout, &image, options->events);
+	aior_image_free(&image);
+	return DONE;
+}
+
+static int run_dump(const struct options *options)
+{
+	pid_t pid = parse_pid(options->target);
+	struct aior_error error;
+	struct aior_image image;
+	uint64_t pending = 0;
+
+	if (!pid)
+		return wrong_usage("%s is not a pid", options->target);
+	if (!options->output)
+		return wrong_usage("dump needs a file to write to: -o FILE");
+	if (aior_snapshot(pid, &image, &error))
+		return report(options, &error);
+	if (image.inherited_count)
+		fprintf(stderr,
+		    "aio-restorer: %zu rings are left out: process %d has inherited them by fork, "
+		    "without their contexts\n",
+		    image.inherited_count, (int)pid);
+	if (aior_write_core(&image, options->output, &error)) {
+		aior_image_free(&image);
+		return report(options, &error);
+	}
+	for (size_t i = 0; i < image.ring_count; i++)
+		pending += image.rings[i].pending;
+	printf("%s: %zu ring%s of process %d, %llu pending event%s\n", options->output,
+	    image.ring_count, image.ring_count == 1 ? "" : "s", (int)pid,
+	    (unsigned long long)pending, pending == 1 ? "" : "s");
+	fprintf(stderr,
+	    "aio-restorer: requests in flight are not in %s: only the kernel knows them\n",
+	    options->output);
+	aior_image_free(&image);
+	return DONE;
+}
+
+static int run_run(const struct options *options)
+{
+	struct aior_image image, result;
+	struct aior_error error;
+	int ret;
+
+	if (read_image(options->target, &image, &error))
+		return report(options, &error);
+	ret = aior_run(&image, &result, &error);
+	aior_image_free(&image);
+	if (ret)
+		return report(options, &error);
+	if (options->json)
+		show_image_json(stdout, &result);
+	else
+		show_image(stdout, &result, 1);
+	aior_image_free(&result);
+	return DONE;
+}
+
+/* Whether a child of ours can be stopped: sandboxes forbid it. */
+static int try_tracing(void)
+{
+	pid_t child = fork();
+	int err = 0;
+
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	if (child < 0)
+		return errno;
+	if (ptrace(PTRACE_SEIZE, child, 0, 0))
+		err = errno;
+	kill(child, SIGKILL);
+	waitpid(child, NULL, __WALL);
+	return err;
+}
+
+static void print_blobs(FILE *out)
+{
+	const char *comma = "";
+
+	for (uint32_t op = AIOR_OP_RESTORE; op <= AIOR_OP_STAGE; op++)
+		for (uint32_t arch = 1; arch_name(arch); arch++)
+			if (aior_blob(arch, op)) {
+				fprintf(out, "%s%s %s", comma, op_name(op), arch_name(arch));
+				comma = ", ";
+			}
+}
+
+static void print_errno(const char *what, int err, const char *without)
+{
+	printf("%-22s %s%s%s%s\n", what, err ? "no: " : "yes", err ? strerror(err) : "",
+	    err ? "; without it: " : "", err ? without : "");
+}
+
+static int check_this_host(const struct options *options)
+{
+	struct aior_error error;
+	struct aior_host host;
+
+	if (aior_get_host(&host, &error))
+		return report(options, &error);
+	printf("%-22s %s\n", "architecture", arch_name(aior_host_arch()));
+	printf("%-22s %u bytes\n", "page size", host.page_size);
+	printf("%-22s %u (the smallest ring has %llu slots)\n", "possible CPUs", host.possible_cpus,
+	    (unsigned long long)aio_ring_nr(aio_ring_len(1, host.possible_cpus, host.page_size)));
+	printf("%-22s %llu of fs.aio-max-nr %llu\n", "requests in use",
+	    (unsigned long long)host.aio_nr, (unsigned long long)host.aio_max_nr);
+	print_errno("AIO works", host.aio_errno, "nothing can be restored");
+	print_errno("tracing works", try_tracing(), "no dump");
+	print_errno("kcmp works",
+	    syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0, 0) < 0 ? errno : 0,
+	    "dump does not see that processes share their memory");
+	printf("%-22s ", "blobs");
+	print_blobs(stdout);
+	printf("\n");
+	return host.aio_errno ? REFUSED : DONE;
+}
+
+static int run_check(const struct options *options)
+{
+	struct aior_image image;
+	struct aior_error error;
+	int ret = check_this_host(options), refused;
+
+	if (!options->target)
+		return ret;
+	if (read_image(options->target, &image, &error))
+		return report(options, &error);
+	refused = aior_check_host(&image, &error);
+	if (!refused)
+		printf("%-22s all %zu rings can be restored here\n", options->target,
+		    image.ring_count);
+	aior_image_free(&image);
+	return refused ? report(options, &error) : ret;
+}
+
+static const struct blob_format *find_format(const char *name)
+{
+	const struct blob_format *format = blob_formats;
+
+	while (format->name && strcmp(format->name, name))
+		format++;
+	return format->name ? format : NULL;
+}
+
+static int write_blob(
+    const struct blob_format *format, const struct aior_blob *blob, const char *path)
+{
+	FILE *out = path ? fopen(path, "wb") : stdout;
+	int err = 0;
+
+	if (!out || format->write(out, blob) || fflush(out))
+		err = errno ? errno : EIO;
+	if (out && path && fclose(out) && !err)
+		err = errno;
+	if (!err)
+		return DONE;
+	fprintf(stderr, "aio-restorer: %s cannot be written: %s\n", path ? path : "the blob",
+	    strerror(err));
+	return FAILED;
+}
+
+static int run_emit(const struct options *options)
+{
+	const struct blob_format *format = find_format(options->format ? options->format : "bin");
+	uint32_t arch, op = options->blob ? op_number(options->blob) : 0;
+	const struct aior_blob *blob;
+
+	arch = options->arch ? arch_number(options->arch) : aior_host_arch();
+	if (!arch)
+		return wrong_usage("%s is not an architecture that is known", options->arch);
+	if (op != AIOR_OP_RESTORE && op != AIOR_OP_STAGE)
+		return wrong_usage("emit needs --blob restore or --blob stage");
+	if (!format)
+		return wrong_usage(
+		    "%s is not a format; they are bin, c, obj, json", options->format);
+	blob = aior_blob(arch, op);
+	if (!blob) {
+		fprintf(stderr,
+		    "aio-restorer: this build has no %s blob for %s; it has: ", op_name(op),
+		    arch_name(arch));
+		print_blobs(stderr);
+		fprintf(stderr, "\n");
+		return REFUSED;
+	}
+	return write_blob(format, blob, options->output);
+}
+
+static const struct command commands[] = {
+    {"list", "TARGET", "ej", run_list,
+	"Shows the AIO rings of a running process (TARGET is a pid) or of an ELF core\n"
+	"(TARGET is a path): how many slots, what is pending, where head and tail are.\n"
+	"\n"
+	"  --events   also each pending event\n"
+	"  --json     all of it as one JSON object\n"
+	"\n"
+	"Example: aio-restorer list $(pidof mariadbd) --events\n"},
+    {"dump", "PID", "o", run_dump,
+	"Writes the rings of a running process to an ELF core. The process stands still\n"
+	"for the copy and goes on. Requests in flight are not in the core.\n"
+	"\n"
+	"  -o, --output FILE   the core; written beside it first, then renamed\n"
+	"\n"
+	"Example: aio-restorer dump 1234 -o rings.core\n"},
+    {"run", "IMAGE", "j", run_run,
+	"Brings the rings of an ELF core back to life in a fresh process, reaps what is\n"
+	"pending there through io_getevents, and shows it. The core is one of `dump`, of\n"
+	"gdb's gcore or of the kernel.\n"
+	"\n"
+	"  --json     all of it as one JSON object\n"
+	"\n"
+	"Example: aio-restorer run rings.core\n"},
+    {"check", "[IMAGE]", "", run_check,
+	"Says what this host can do, and what is missing; with IMAGE, also what keeps that\n"
+	"image's rings from being restored here.\n"
+	"\n"
+	"Example: aio-restorer check rings.core\n"},
+    {"emit", NULL, "abfo", run_emit,
+	"Writes a blob for an embedder; see aio-restorer-blob(7).\n"
+	"\n"
+	"  --arch ARCH      x86_64, i386, aarch64, riscv64 (this host's)\n"
+	"  --blob BLOB      restore or stage\n"
+	"  --format FORMAT  bin, c (a header), obj (a relocatable object), json (bin)\n"
+	"  -o, --output FILE\n"
+	"\n"
+	"Example: aio-restorer emit --blob restore --format c -o restore.h\n"},
+};
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static int print_help(void)
+{
+	printf(
+	    "usage: aio-restorer COMMAND ...\n"
+	    "\n"
+	    "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
+	    "\n"
+	    "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
+	    "  dump PID -o FILE                  the rings of a running process, as an ELF core\n"
+	    "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
+	    "  check [IMAGE]                     what this host can do, and what is missing\n"
+	    "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
+	    "                                    a blob for an embedder\n"
+	    "\n"
+	    "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
+	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it was;\n"
+	    "2 wrong usage; 4 refused, this host cannot.\n"
+	    "\n"
+	    "Example: aio-restorer dump 1234 -o rings.core && aio-restorer run rings.core\n");
+	return DONE;
+}
+
+static int print_version(void)
+{
+	printf("aio-restorer " VERSION ", ABI %u; blobs: ", AIOR_ABI);
+	print_blobs(stdout);
+	printf("\n");
+	return DONE;
+}
+
+static int command_help(const struct command *command)
+{
+	printf("usage: aio-restorer %s%s%s%s\n\n%s", command->name, command->operand ? " " : "",
+	    command->operand ? command->operand : "", *command->flags ? " [OPTION]..." : "",
+	    command->help);
+	return DONE;
+}
+
+static int run_command(const struct command *command, int argc, char **argv)
+{
+	struct options options = {0};
+	int letter;
+
+	opterr = 0;
+	while ((letter = getopt_long(argc, argv, ":o:h", long_options, NULL)) != -1) {
+		if (letter == 'h')
+			return command_help(command);
+		if (letter == ':')
+			return wrong_usage("%s needs a value", argv[optind - 1]);
+		if (letter == '?' || !strchr(command->flags, letter))
+			return wrong_usage("%s does not take %s", command->name, argv[optind - 1]);
+		switch (letter) {
+		case 'e':
+			options.events = 1;
+			break;
+		case 'j':
+			options.json = 1;
+			break;
+		case 'o':
+			options.output = optarg;
+			break;
+		case 'a':
+			options.arch = optarg;
+			break;
+		case 'b':
+			options.blob = optarg;
+			break;
+		case 'f':
+			options.format = optarg;
+			break;
+		}
+	}
+	if (command->operand && optind < argc)
+		options.target = argv[optind++];
+	if (command->operand && *command->operand != '[' && !options.target)
+		return wrong_usage("%s needs a %s", command->name, command->operand);
+	if (optind < argc)
+		return wrong_usage("%s: what is %s?", command->name, argv[optind]);
+	return command->run(&options);
+}
+
+/* What was printed must have arrived, too. */
+static int finish(int status)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return status;
+	fprintf(stderr, "aio-restorer: standard output cannot be written: %s\n", strerror(errno));
+	return status ? status : FAILED;
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : NULL;
+
+	setlocale(LC_CTYPE, "");
+	if (!name)
+		return wrong_usage("what is to be done?");
+	if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))
+		return finish(print_help());
+	if (!strcmp(name, "--version"))
+		return finish(print_version());
+	for (size_t i = 0; i < COUNT(commands); i++)
+		if (!strcmp(name, commands[i].name))
+			return finish(run_command(&commands[i], argc - 1, argv + 1));
+	return wrong_usage("%s is not a command", name);
+}

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Restores an image's rings in a fresh process.
+ *
+ * The fresh process is as empty as one can be: we make an ELF program for this one image, in
+ * memory, and execute it. It holds the run blob, the restore blob and the rings' content, and lies
+ * where none of the rings belongs. So there is no libc in that process whose mappings, thread area
+ * or heap a ring could collide with. pie/run.c is what runs in it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "arch.h"
+#include "internal.h"
+#include "run.h"
+
+#define SEGMENT 0x10000ull /* alignment of all parts: the largest page there is */
+#define STACK_BYTES SEGMENT
+#define SCRATCH_BYTES SEGMENT
+#define BUFFER_BYTES (4 * SEGMENT)
+#define LOWEST 0x400000ull /* where programs lie that lie at a fixed address */
+#define TRIES 8
+
+/* The program: addresses in it, and what it is made of. */
+struct program {
+	const struct aior_image *image;
+	uint64_t base;	  /* of the run blob */
+	uint64_t records; /* of the ring records, from `base` on; so are all that follow */
+	uint64_t content;
+	uint64_t stack, scratch, buffer, end;
+};
+
+static uint64_t align(uint64_t n)
+{
+	return (n + SEGMENT - 1) & ~(SEGMENT - 1);
+}
+
+static void lay_out(struct program *program)
+{
+	const struct aior_image *image = program->image;
+	uint64_t at = RUN_BLOCK + sizeof(struct run_block) + sizeof(struct aior_args);
+
+	program->records = at;
+	at += image->ring_count * sizeof(struct aior_ring_record);
+	program->content = at;
+	for (size_t i = 0; i < image->ring_count; i++)
+		at += image->rings[i].len;
+	program->stack = align(at);
+	program->scratch = program->stack + STACK_BYTES;
+	program->buffer = program->scratch + SCRATCH_BYTES;
+	program->end = program->buffer + BUFFER_BYTES;
+}
+
+/* Puts the program below the first ring, or into the first gap behind one that it fits into. */
+static void place(struct program *program)
+{
+	const struct aior_image *image = program->image;
+
+	program->base = LOWEST;
+	for (size_t i = 0; i < image->ring_count; i++) {
+		const struct aior_ring *ring = &image->rings[i];
+
+		if (program->base + program->end <= ring->addr)
+			return;
+		if (ring->addr + ring->len > program->base)
+			program->base = align(ring->addr + ring->len);
+	}
+}
+
+static int put(int fd, const void *data, size_t len, uint64_t at)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pwrite(fd, (const char *)data + done, len - done, (off_t)(at + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return -1;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int put_headers(const struct program *program, int fd)
+{
+	Elf64_Phdr segments[2] = {
+	    {
+		.p_type = PT_LOAD,
+		.p_flags = PF_R | PF_X,
+		.p_offset = SEGMENT,
+		.p_vaddr = program->base,
+		.p_filesz = RUN_RESTORE + AIOR_BLOB_MAX,
+		.p_memsz = RUN_RESTORE + AIOR_BLOB_MAX,
+		.p_align = SEGMENT,
+	    },
+	    {
+		.p_type = PT_LOAD,
+		.p_flags = PF_R | PF_W,
+		.p_offset = SEGMENT + RUN_BLOCK,
+		.p_vaddr = program->base + RUN_BLOCK,
+		.p_filesz = program->stack - RUN_BLOCK,
+		.p_memsz = program->end - RUN_BLOCK,
+		.p_align = SEGMENT,
+	    },
+	};
+	Elf64_Ehdr header = {
+	    .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
+	    .e_type = ET_EXEC,
+	    .e_machine = HOST_MACHINE,
+	    .e_version = EV_CURRENT,
+	    .e_entry = program->base + sizeof(struct aior_blob),
+	    .e_phoff = sizeof(header),
+	    .e_ehsize = sizeof(header),
+	    .e_phentsize = sizeof(Elf64_Phdr),
+	    .e_phnum = 2,
+	};
+
+	return put(fd, &header, sizeof(header), 0) ||
+	       put(fd, segments, sizeof(segments), sizeof(header));
+}
+
+static int put_blocks(const struct program *program, int fd, int out)
+{
+	const struct aior_blob *run = aior_blob(HOST_ARCH, AIOR_OP_RUN);
+	const struct aior_blob *restore = aior_blob(HOST_ARCH, AIOR_OP_RESTORE);
+	struct run_block block = {
+	    .stack = program->base + program->stack + STACK_BYTES,
+	    .restore = program->base + RUN_RESTORE + restore->call,
+	    .args = program->base + RUN_BLOCK + sizeof(block),
+	    .buffer = program->base + program->buffer,
+	    .room = BUFFER_BYTES,
+	    .out = out,
+	};
+	struct aior_args args = {
+	    .abi = AIOR_ABI,
+	    .size = sizeof(args),
+	    .end = AIOR_END_RETURN,
+	    .rings = program->base + program->records,
+	    .ring_count = (uint32_t)program->image->ring_count,
+	    .ring_stride = sizeof(struct aior_ring_record),
+	    .page_size = (uint32_t)sysconf(_SC_PAGESIZE),
+	    .scratch = program->base + program->scratch,
+	    .scratch_len = SCRATCH_BYTES,
+	    .fd = -1,
+	};
+
+	return put(fd, run, run->size, SEGMENT) ||
+	       put(fd, restore, restore->size, SEGMENT + RUN_RESTORE) ||
+	       put(fd, &block, sizeof(block), SEGMENT + RUN_BLOCK) ||
+	       put(fd, &args, sizeof(args), SEGMENT + RUN_BLOCK + sizeof(block));
+}
+
+static int put_rings(const struct program *program, int fd)
+{
+	const struct aior_image *image = program->image;
+	uint64_t content = program->content, record_at = program->records;
+
+	for (size_t i = 0; i < image->ring_count; i++) {
+		const struct aior_ring *ring = &image->rings[i];
+		struct aior_ring_record record = {
+		    .addr = ring->addr,
+		    .len = ring->len,
+		    .staged = program->base + content,
+		    .prot = ring->prot,
+		};
+
+		if (put(fd, &record, sizeof(record), SEGMENT + record_at) ||
+		    put(fd, ring->content, ring->len, SEGMENT + content))
+			return -1;
+		record_at += sizeof(record);
+		content += ring->len;
+	}
+	/* The last page of the file is whole, whatever follows it in memory. */
+	return ftruncate(fd, (off_t)(SEGMENT + program->stack));
+}
+
+/* A file in memory that may be executed. Since 6.3 a host can forbid that: memfd_create(2). */
+static int make_file(void)
+{
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#endif
+	int fd = memfd_create("aio-restorer", MFD_CLOEXEC | MFD_EXEC);
+
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create("aio-restorer", MFD_CLOEXEC);
+	return fd;
+}
+
+/* In the child. What fails here is told through the pipe, as an errno alone. */
+static _Noreturn void execute(int program, int out)
+{
+	static char *const argv[] = {"aio-restorer-run", NULL}, *const envp[] = {NULL};
+	int err;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	fcntl(out, F_SETFD, 0);
+	syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
+	err = errno;
+	if (write(out, &err, sizeof(err)) != sizeof(err))
+		_exit(126);
+	_exit(127);
+}
+
+/* Everything that comes through the pipe, until nobody can write to it any more. */
+static int read_all(int fd, unsigned char **data, size_t *len)
+{
+	size_t room = 0;
+
+	*data = NULL;
+	*len = 0;
+	for (;;) {
+		ssize_t n;
+
+		if (*len == room) {
+			unsigned char *larger = realloc(*data, room = room ? 2 * room : 65536);
+
+			if (!larger) {
+				free(*data);
+				*data = NULL;
+				errno = ENOMEM;
+				return -1;
+			}
+			*data = larger;
+		}
+		n = read(fd, *data + *len, room - *len);
+		if (!n)
+			return 0;
+		if (n < 0 && errno != EINTR) {
+			free(*data);
+			*data = NULL;
+			return -1;
+		}
+		if (n > 0)
+			*len += (size_t)n;
+	}
+}
+
+/* Executes the program, and returns what it wrote and how it ended. */
+static int execute_and_read(const struct program *program, pid_t *child, int *status,
+    unsigned char **data, size_t *len, struct aior_error *error)
+{
+	int out[2] = {-1, -1}, fd = make_file(), err;
+
+	if (fd < 0 || pipe2(out, O_CLOEXEC) || put_headers(program, fd) ||
+	    put_blocks(program, fd, out[1]) || put_rings(program, fd)) {
+		err = errno;
+		goto fail;
+	}
+	*child = fork();
+	if (!*child)
+		execute(fd, out[1]);
+	err = errno;
+	if (*child < 0)
+		goto fail;
+	close(fd);
+	close(out[1]);
+	err = read_all(out[0], data, len) ? errno : 0;
+	close(out[0]);
+	while (waitpid(*child, status, 0) < 0 && errno == EINTR)
+		;
+	if (err)
+		return aior_fail(
+		    error, err, "run", "the fresh process cannot be read from: %s", strerror(err));
+	return 0;
+fail:
+	if (fd >= 0)
+		close(fd);
+	if (out[0] >= 0) {
+		close(out[0]);
+		close(out[1]);
+	}
+	return aior_fail(error, err, "run", "a fresh process cannot be made: %s", strerror(err));
+}
+
+/* What the program wrote, taken apart piece by piece. */
+struct reader {
+	const unsigned char *data;
+	size_t len, at;
+};
+
+static int take(struct reader *reader, void *to, size_t len)
+{
+	if (len > reader->len - reader->at)
+		return -1;
+	memcpy(to, reader->data + reader->at, len);
+	reader->at += len;
+	return 0;
+}
+
+/* One ring: its header, and its events, which come in as many pieces as io_getevents gave them. */
+static int take_ring(struct reader *reader, struct aior_ring *ring, struct aior_error *error)
+{
+	struct aio_ring header;
+	uint32_t taken = 0;
+	int64_t n;
+
+	if (take(reader, &header, sizeof(header)))
+		return aior_fail_ring(error, EIO, "reap", ring->addr, "nothing came of it");
+	aior_take_header(ring, &header);
+	ring->events = calloc(ring->pending + 1, sizeof(*ring->events));
+	if (!ring->events)
+		return aior_fail(error, ENOMEM, "reap", "out of memory");
+	for (;;) {
+		if (take(reader, &n, sizeof(n)))
+			return aior_fail_ring(
+			    error, EIO, "reap", ring->addr, "its events did not come");
+		if (!n)
+			break;
+		if (n < 0)
+			return aior_fail_ring(error, (int)-n, "reap", ring->addr,
+			    "io_getevents does not take it: %s", strerror((int)-n));
+		if ((uint64_t)n > ring->pending - taken ||
+		    take(reader, ring->events + taken, (size_t)n * sizeof(*ring->events)))
+			return aior_fail_ring(
+			    error, EIO, "reap", ring->addr, "more events came than are pending");
+		taken += (uint32_t)n;
+	}
+	if (taken != ring->pending)
+		return aior_fail_ring(error, EIO, "reap", ring->addr,
+		    "%u events came where %u are pending", taken, ring->pending);
+	ring->is_restored = 1;
+	return 0;
+}
+
+static int blob_failed(
+    const struct aior_image *image, const struct aior_args *args, struct aior_error *error)
+{
+	const char *step = aior_step_name(args->step);
+	const char *advice = aior_step_advice(args->step, (int)args->err);
+
+	if (args->ring >= image->ring_count)
+		return aior_fail(error, (int)args->err, step, "%s: %s: %s", step,
+		    strerror((int)args->err), advice);
+	return aior_fail_ring(error, (int)args->err, step, image->rings[args->ring].addr,
+	    "%s: %s: %s", step, strerror((int)args->err), advice);
+}
+
+static int take_result(const struct aior_image *image, struct reader *reader, int status,
+    struct aior_image *result, struct aior_error *error)
+{
+	struct aior_ring_record record;
+	struct aior_args args;
+	int err;
+
+	if (reader->len == sizeof(err) && !take(reader, &err, sizeof(err)))
+		return aior_fail(error, err, "run",
+		    "the fresh process cannot be started: %s (does the host forbid execution from "
+		    "memory, sysctl vm.memfd_noexec, or limit memory?)",
+		    strerror(err));
+	if (!WIFEXITED(status) || WEXITSTATUS(status) || take(reader, &args, sizeof(args)))
+		return aior_fail(error, EIO, "run", "the fresh process was ended by signal %d: %s",
+		    WIFSIGNALED(status) ? WTERMSIG(status) : 0,
+		    WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it said nothing");
+	for (size_t i = 0; i < image->ring_count; i++)
+		if (take(reader, &record, sizeof(record)))
+			return aior_fail(error, EIO, "run", "the fresh process did not say all");
+	if (args.err)
+		return blob_failed(image, &args, error);
+	for (size_t i = 0; i < image->ring_count; i++) {
+		struct aior_ring *ring = aior_add_ring(result);
+
+		if (!ring)
+			return aior_fail(error, ENOMEM, "reap", "out of memory");
+		ring->addr = image->rings[i].addr;
+		ring->len = image->rings[i].len;
+		ring->prot = image->rings[i].prot;
+		if (take_ring(reader, ring, error))
+			return -1;
+	}
+	return 0;
+}
+
+static int try_run(
+    const struct program *program, struct aior_image *result, struct aior_error *error)
+{
+	struct reader reader = {0};
+	unsigned char *data = NULL;
+	int status, ret;
+
+	memset(result, 0, sizeof(*result));
+	ret = execute_and_read(program, &result->pid, &status, &data, &reader.len, error);
+	if (ret)
+		return ret;
+	result->arch = program->image->arch;
+	result->page_size = (uint32_t)sysconf(_SC_PAGESIZE);
+	result->possible_cpus = aior_possible_cpus();
+	reader.data = data;
+	ret = take_result(program->image, &reader, status, result, error);
+	free(data);
+	if (ret)
+		aior_image_free(result);
+	return ret;
+}
+
+int aior_run(const struct aior_image *image, struct aior_image *result, struct aior_error *error)
+{
+	struct program program = {.image = image};
+	struct aior_error own;
+	int tries = 0, ret;
+
+	if (!error)
+		error = &own;
+	memset(result, 0, sizeof(*result));
+	if (aior_check_host(image, error))
+		return -1;
+	lay_out(&program);
+	place(&program);
+	/*
+	 * Something of the kernel's may lie in a ring's place and be sealed there (the vDSO, from
+	 * 6.16 on). The next process has it elsewhere.
+	 */
+	do {
+		ret = try_run(&program, result, error);
+	} while (ret && error->err == EEXIST && ++tries < TRIES);
+	return ret;
+}
