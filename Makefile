@@ -39,6 +39,7 @@ ifeq ($(HOST_ARCH),)
 $(error aio-restorer does not know the machine $(MACHINE); it knows: $(BLOB_ARCHES))
 endif
 HOST_CPPFLAGS += -I$($(HOST_ARCH).dir)
+$(HOST_ARCH).prefix :=
 
 OPS := restore run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
@@ -48,7 +49,7 @@ CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 
-.PHONY: all blobs check check-format demo setup format clean tests
+.PHONY: all blobs tests check demo format clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -101,6 +102,36 @@ $(BUILD)/libaio-restorer.so: $(LIB_OBJS)
 
 $(BUILD)/aio-restorer: $(CLI_OBJS) $(BUILD)/libaio-restorer.a
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lelf
+
+# ---- tests ----
+
+include tests/tests.mk
+-include tests/cli.mk
+
+export BUILD CC
+
+# How many test programs run at once. (They measure nothing, so they may share the machine.)
+JOBS ?= 2
+
+tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo
+
+check: setup-check
+	$(Q)$(MAKE) --no-print-directory tests
+	$(Q)tests/harness.pl -j$(JOBS) $(C_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS)
+
+$(BUILD)/tests/demo: tests/demo.c Makefile
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(HOST_CFLAGS) $(LDFLAGS) -o $@ $< -laio
+
+demo: setup-demo
+	$(Q)$(MAKE) --no-print-directory all $(BUILD)/tests/demo
+	$(Q)tests/demo.sh
+
+setup-%:
+	$(Q)tests/setup.sh $*
+
+format:
+	$(Q)clang-format -i $(shell git ls-files '*.c' '*.h')
 
 clean:
 	$(Q)rm -rf build

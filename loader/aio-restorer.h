@@ -24,10 +24,10 @@ struct aior_blob; /* <aio-restorer/restorer.h> */
 
 /* Why something failed. */
 struct aior_error {
-	int err;	    /* an errno, or 0 where none fits */
-	int is_refused;	    /* nothing failed: this host cannot do what was asked */
-	int has_ring;	    /* `ring` is the one it failed on */
-	uint64_t ring;	    /* its address */
+	int err;            /* an errno, or 0 where none fits */
+	int is_refused;     /* nothing failed: this host cannot do what was asked */
+	int has_ring;       /* `ring` is the one it failed on */
+	uint64_t ring;      /* its address */
 	const char *step;   /* what was being done, one word */
 	char message[1024]; /* a sentence: what, to what, why, what to do about it */
 };
@@ -36,7 +36,7 @@ enum aior_state {
 	AIOR_LIVE,
 	AIOR_STAGED,
 	AIOR_INHERITED, /* mapped, but made by a relative: it has no context in this process */
-	AIOR_DAMAGED,	/* its header or its mapping is not that of a sound ring */
+	AIOR_DAMAGED,   /* its header or its mapping is not that of a sound ring */
 };
 
 /* One completed request, as the kernel's struct io_event. */
@@ -52,11 +52,11 @@ struct aior_ring {
 	enum aior_state state;
 	const char *damage; /* AIOR_DAMAGED: what is wrong, in words; else NULL */
 	uint32_t id, nr, head, tail;
-	uint32_t pending;	   /* events completed and not reaped */
-	uint32_t polls;		   /* polls remembered in the capsule */
-	uint32_t max_cpus;	   /* possible CPUs that a host may have for this ring to fit */
-	int is_restored;	   /* aior_run() brought it back */
-	unsigned char *content;	   /* all `len` bytes of it; NULL if it was not read */
+	uint32_t pending;          /* events completed and not reaped */
+	uint32_t polls;            /* polls remembered in the capsule */
+	uint32_t max_cpus;         /* possible CPUs that a host may have for this ring to fit */
+	int is_restored;           /* aior_run() brought it back */
+	unsigned char *content;    /* all `len` bytes of it; NULL if it was not read */
 	struct aior_event *events; /* instead of the content: the pending ones, oldest first */
 };
 
@@ -138,7 +138,7 @@ struct aior_host {
 	uint32_t possible_cpus;
 	uint32_t page_size;
 	uint64_t aio_nr, aio_max_nr; /* sysctl fs.aio-nr, fs.aio-max-nr */
-	int aio_errno;		     /* of io_setup; 0: AIO works here */
+	int aio_errno;               /* what the AIO calls fail with; 0: they work here */
 };
 
 /* Fails with the errno of what could not be read. */

@@ -311,6 +311,10 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 		    "process %d shares its memory with process %d: its rings are not its alone",
 		    (int)pid, (int)search.sharer);
 	describe(&process, image);
+	if (image->arch != aior_host_arch())
+		return aior_refuse(error,
+		    "process %d is not a program of this host's own architecture: it cannot be dumped",
+		    (int)pid);
 	if (aior_stop(&process, &stopped, error))
 		return -1;
 	ret = aior_read_rings(&process, image, error);

@@ -450,6 +450,7 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : NULL;
 
 	setlocale(LC_CTYPE, "");
+	signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it: then there is no waiting */
 	if (!name)
 		return wrong_usage("what is to be done?");
 	if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))

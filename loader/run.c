@@ -31,7 +31,7 @@
 /* The program: addresses in it, and what it is made of. */
 struct program {
 	const struct aior_image *image;
-	uint64_t base;	  /* of the run blob */
+	uint64_t base;    /* of the run blob */
 	uint64_t records; /* of the ring records, from `base` on; so are all that follow */
 	uint64_t content;
 	uint64_t stack, scratch, buffer, end;
@@ -385,7 +385,7 @@ static int try_run(
 {
 	struct reader reader = {0};
 	unsigned char *data = NULL;
-	int status, ret;
+	int status = 0, ret;
 
 	memset(result, 0, sizeof(*result));
 	ret = execute_and_read(program, &result->pid, &status, &data, &reader.len, error);

@@ -22,7 +22,7 @@
 
 struct stopped_thread {
 	pid_t tid;
-	int signal;	/* it was about to take this one; it gets it when it goes on */
+	int signal;     /* it was about to take this one; it gets it when it goes on */
 	int is_stopped; /* it has stopped, and not exited */
 };
 
@@ -167,7 +167,7 @@ struct stopping {
 	struct aior_stopped *stopped;
 	const struct aior_process *process;
 	struct aior_error *error;
-	int found;	/* threads that this pass found */
+	int found;      /* threads that this pass found */
 	int has_failed; /* and `error` says why */
 };
 

@@ -74,7 +74,7 @@ static inline int is_mapped(uint64_t addr, uint64_t len, uint32_t page_size)
 {
 	uint64_t start = addr & ~(uint64_t)(page_size - 1);
 
-	return fits_pointer(addr, len) && !sys_msync(start, addr + len - start, MS_ASYNC);
+	return !len || (fits_pointer(addr, len) && !sys_msync(start, addr + len - start, MS_ASYNC));
 }
 
 /* Whether this release knows the block's version, size, flags and end. */

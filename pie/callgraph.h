@@ -12,10 +12,10 @@
 struct callgraph_node {
 	char *name;
 	uint32_t frame;
-	int is_known;	  /* `frame` is */
+	int is_known;     /* `frame` is */
 	int is_unbounded; /* the compiler says that the frame has no bound */
-	int state;	  /* of the walk */
-	uint32_t worst;	  /* with all that it calls, once walked */
+	int state;        /* of the walk */
+	uint32_t worst;   /* with all that it calls, once walked */
 };
 
 struct callgraph_edge {

@@ -247,7 +247,7 @@ static void refuse_executable_stack(const struct elf *elf)
 struct symbols {
 	uint32_t call, jump, park, park_end;
 	uint32_t entry_stack; /* the larger of what the two entries need */
-	int found;	      /* how many of the first three */
+	int found;            /* how many of the first three */
 };
 
 static void read_symbol(struct symbols *symbols, const char *name, uint64_t value, uint64_t size)

@@ -16,9 +16,12 @@
 
 #define SCRATCH_BYTES 4096
 
+/* struct aior_poll_record, flags, only while at work: its eventfd has been or will be raised. */
+#define POLL_RAISES 0x80000000u
+
 /* The caller's scratch memory. */
 struct scratch {
-	struct iocb null_read;	       /* a read of zero bytes: completes inside io_submit */
+	struct iocb null_read;         /* a read of zero bytes: completes inside io_submit */
 	unsigned long cpus[CPU_WORDS]; /* where the thread may run, put back at the end */
 	unsigned long mask[CPU_WORDS];
 	struct iocb *batch[]; /* pointers to the one iocb above */
@@ -29,11 +32,11 @@ _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a ba
 struct work {
 	struct aior_args *args;
 	struct scratch *scratch;
-	uint32_t batch;	   /* pointers in scratch->batch */
+	uint32_t batch;    /* pointers in scratch->batch */
 	uint32_t reserved; /* records whose destination is reserved */
-	uint32_t moved;	   /* records whose ring is at its address */
-	long cpu_bytes;	   /* of scratch->cpus; 0: the thread was not pinned */
-	int pipe[2];	   /* of our own; -1: there is none */
+	uint32_t moved;    /* records whose ring is at its address */
+	long cpu_bytes;    /* of scratch->cpus; 0: the thread was not pinned */
+	int pipe[2];       /* of our own; -1: there is none */
 };
 
 const struct aior_blob header __attribute__((section(".header"), used)) = {
@@ -60,7 +63,7 @@ static long check_args(const struct aior_args *args)
 	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)) ||
 	    (args->ring_stride | args->poll_stride) & 7)
 		return -EINVAL;
-	if (!is_mapped(args->scratch, SCRATCH_BYTES, page) ||
+	if (!is_mapped(args->scratch, args->scratch_len, page) ||
 	    !is_mapped(args->rings, (uint64_t)args->ring_count * args->ring_stride, page) ||
 	    !is_mapped(args->polls, (uint64_t)args->poll_count * args->poll_stride, page))
 		return -EFAULT;
@@ -109,8 +112,11 @@ static int check(struct work *work)
 		if (err)
 			return fail_ring(args, i, AIOR_STEP_RING, err);
 		end = ring->addr + ring->len;
-		while (poll < args->poll_count && poll_record(args, poll)->ring == ring->addr)
-			poll++;
+		for (; poll < args->poll_count && poll_record(args, poll)->ring == ring->addr;
+		     poll++) {
+			poll_record(args, poll)->flags = 0;
+			poll_record(args, poll)->err = 0;
+		}
 	}
 	if (poll < args->poll_count)
 		return fail(args, AIOR_STEP_ARGS, -EINVAL);
@@ -314,13 +320,15 @@ static int is_poll(const struct aior_poll_record *poll, const struct iocb *iocb)
 /*
  * Delivers a poll that cannot be submitted again as an event with res POLLNVAL: one more request
  * completes, and its event is made the poll's. It raises the poll's eventfd, if that is still there.
+ * Polls submitted before may complete meanwhile, so the event need not be where the tail was.
  */
 static long lose_poll(
     struct work *work, struct aior_ring_record *ring, struct aior_poll_record *poll, long why)
 {
 	volatile struct aio_ring *fresh = ring_at(ring->aside);
 	struct iocb *null_read = &work->scratch->null_read;
-	struct aio_slot *slot = slots_at(ring->aside) + fresh->tail;
+	uint32_t at = fresh->tail;
+	struct aio_slot *slot;
 	struct iocb iocb;
 	long n = -EBADF;
 
@@ -330,19 +338,29 @@ static long lose_poll(
 		null_read->aio_resfd = iocb.aio_resfd;
 		n = sys_io_submit((aio_context_t)ring->aside, 1, work->scratch->batch);
 		null_read->aio_flags = 0;
+		if (n == 1)
+			poll->flags = POLL_RAISES;
 	}
 	if (n == -EBADF || n == -EINVAL)
 		n = sys_io_submit((aio_context_t)ring->aside, 1, work->scratch->batch);
 	if (n != 1)
 		return n ? n : -EAGAIN;
+	while ((slot = slots_at(ring->aside) + at)->obj != (unsigned long)null_read)
+		at = aio_ring_next(at, fresh->nr);
 	slot->data = poll->data;
 	slot->obj = poll->iocb;
 	slot->res = POLLNVAL;
 	slot->res2 = 0;
-	poll->flags = AIOR_POLL_LOST;
+	poll->flags |= AIOR_POLL_LOST;
 	poll->err = (uint32_t)-why;
 	work->args->polls_lost++;
 	return 0;
+}
+
+/* A descriptor that the program has closed may have its number taken by our pipe. */
+static inline int is_own(const struct work *work, uint32_t fd)
+{
+	return fd == (uint32_t)work->pipe[0] || fd == (uint32_t)work->pipe[1];
 }
 
 static long submit_poll(
@@ -352,15 +370,18 @@ static long submit_poll(
 	struct iocb iocb;
 	long n;
 
-	poll->flags = 0;
-	poll->err = 0;
 	if (!read_iocb(work->args, poll->iocb, &iocb))
 		return lose_poll(work, ring, poll, -EFAULT);
 	if (!is_poll(poll, &iocb))
 		return lose_poll(work, ring, poll, -ESTALE);
+	if (is_own(work, iocb.aio_fildes))
+		return lose_poll(work, ring, poll, -EBADF);
 	n = sys_io_submit((aio_context_t)ring->aside, 1, &again);
-	if (n == 1)
+	if (n == 1) {
+		if (iocb.aio_flags & IOCB_FLAG_RESFD)
+			poll->flags = POLL_RAISES;
 		return 0;
+	}
 	if (!n || n == -EAGAIN || n == -ENOMEM)
 		return n ? n : -EAGAIN;
 	return lose_poll(work, ring, poll, n);
@@ -413,9 +434,11 @@ static int move(struct work *work)
 
 	for (uint32_t i = 0; i < args->ring_count; i++, work->moved++) {
 		struct aior_ring_record *ring = ring_record(args, i);
-		long at =
-		    sys_mremap(ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
+		long at;
 
+		if (is_in_place(ring))
+			ring->new_len = ring_at(ring->addr)->id; /* kept for stage_again() */
+		at = sys_mremap(ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
 		if ((unsigned long)at != ring->addr)
 			return fail_ring(args, i, AIOR_STEP_MOVE, at);
 	}
@@ -423,29 +446,24 @@ static int move(struct work *work)
 }
 
 /*
- * Takes the polls that have completed in the new ring out of it again: they are still in their
- * records, and raised their eventfds for nothing.
+ * A poll of a ring that is gone: completed in it, or cancelled with it, it raised its eventfd once,
+ * for nothing, since it stays in its record.
  */
-static void forget_polls(struct work *work, const struct aior_ring_record *ring, uint64_t at)
+static void forget_poll(struct work *work, struct aior_poll_record *poll)
 {
-	volatile struct aio_ring *fresh = ring_at(at);
-	uint32_t tail = fresh->tail;
 	struct iocb iocb;
 
-	for (uint32_t t = ring->tail; t != tail; t = aio_ring_next(t, fresh->nr)) {
-		const struct aio_slot *slot = slots_at(at) + t;
-
-		if (read_iocb(work->args, slot->obj, &iocb) && iocb.aio_data == slot->data &&
-		    iocb.aio_lio_opcode == IOCB_CMD_POLL && iocb.aio_flags & IOCB_FLAG_RESFD)
-			eventfd_take_back((int)iocb.aio_resfd);
-	}
-	fresh->tail = ring->tail;
+	if (poll->flags & POLL_RAISES && read_iocb(work->args, poll->iocb, &iocb))
+		eventfd_take_back((int)iocb.aio_resfd);
+	poll->flags = 0;
+	poll->err = 0;
 }
 
 /*
- * Stages a ring again that is at its address already: its content is saved elsewhere, the context
- * destroyed, and memory with that content put in its place. mremap wants six mappings to spare
- * where this needs one, so it succeeds after mremap has failed. If even that one is refused, the
+ * Stages a ring again that is at its address already: its content is saved elsewhere, with the old
+ * id and without the polls that have completed in it, the context destroyed, and memory with that
+ * content put in its place. mremap wants six mappings to spare where this needs one, so it succeeds
+ * after mremap has failed. If even that one is refused, the
  * ring stays live, and its record says so.
  */
 static void stage_again(struct aior_ring_record *ring)
@@ -457,7 +475,10 @@ static void stage_again(struct aior_ring_record *ring)
 		ring->flags = AIOR_RING_LIVE;
 		return;
 	}
+	sys_mprotect(ring->addr, ring->len, PROT_READ | PROT_WRITE);
 	copy((unsigned long)saved, ring->addr, ring->len);
+	ring_at((unsigned long)saved)->id = (uint32_t)ring->new_len;
+	ring_at((unsigned long)saved)->tail = ring->tail;
 	sys_io_destroy((aio_context_t)ring->addr);
 	sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags | MAP_FIXED);
 	copy(ring->addr, (unsigned long)saved, ring->len);
@@ -468,15 +489,12 @@ static void stage_again(struct aior_ring_record *ring)
 static void undo(struct work *work)
 {
 	struct aior_args *args = work->args;
+	uint32_t p = 0;
 
 	for (uint32_t i = 0; i < work->reserved; i++) {
 		struct aior_ring_record *ring = ring_record(args, i);
 		uint64_t at = i < work->moved ? ring->addr : ring->aside;
 
-		if (at) {
-			sys_mprotect(at, ring->len, PROT_READ | PROT_WRITE);
-			forget_polls(work, ring, at);
-		}
 		if (i < work->moved && is_in_place(ring))
 			stage_again(ring);
 		else if (at)
@@ -484,10 +502,10 @@ static void undo(struct work *work)
 		if (i >= work->moved && !is_in_place(ring))
 			sys_munmap(ring->addr, ring->len);
 		ring->aside = 0;
-	}
-	for (uint32_t p = 0; p < args->poll_count; p++) {
-		poll_record(args, p)->flags = 0;
-		poll_record(args, p)->err = 0;
+		ring->new_len = 0;
+		for (; p < args->poll_count && poll_record(args, p)->ring == ring->addr; p++)
+			if (!ring->flags)
+				forget_poll(work, poll_record(args, p));
 	}
 	args->polls_lost = 0;
 }
@@ -502,6 +520,8 @@ static void done(struct aior_args *args)
 		ring->flags = AIOR_RING_LIVE;
 		ring->step = AIOR_STEP_DONE;
 	}
+	for (uint32_t p = 0; p < args->poll_count; p++)
+		poll_record(args, p)->flags &= AIOR_POLL_LOST;
 	args->step = AIOR_STEP_DONE;
 }
 

@@ -15,7 +15,8 @@
  *    reserved field that is not zero is answered with -ENOSYS, and nothing at all is touched, not
  *    even the results in the block.
  *  - Records are found by their stride, so they may be larger than the blob knows: it reads and
- *    writes the part that it knows.
+ *    writes the part that it knows. Flags or reserved fields in a record that are not zero are
+ *    answered with EINVAL: a newer host says by a flag in the block that it uses them.
  */
 #ifndef AIOR_RESTORER_H
 #define AIOR_RESTORER_H
@@ -73,14 +74,14 @@
  * In: what the blob reads. Out: what it writes, on success and on every failure but -ENOSYS.
  */
 struct aior_args {
-	uint32_t abi;	      /* in: AIOR_ABI */
-	uint32_t size;	      /* in: sizeof(struct aior_args) */
-	uint32_t flags;	      /* in: AIOR_F_… */
-	uint32_t end;	      /* in: AIOR_END_… */
-	uint64_t rings;	      /* in: address of the ring records, in ascending order of `addr` */
+	uint32_t abi;         /* in: AIOR_ABI */
+	uint32_t size;        /* in: sizeof(struct aior_args) */
+	uint32_t flags;       /* in: AIOR_F_… */
+	uint32_t end;         /* in: AIOR_END_… */
+	uint64_t rings;       /* in: address of the ring records, in ascending order of `addr` */
 	uint32_t ring_count;  /* in: how many there are; 0 is no error */
 	uint32_t ring_stride; /* in: bytes from one to the next; a multiple of 8 */
-	uint64_t polls;	      /* in: address of the poll records, grouped by ring, in ring order */
+	uint64_t polls;       /* in: address of the poll records, grouped by ring, in ring order */
 	uint32_t poll_count;  /* in for restore, out for stage: how many there are */
 	uint32_t poll_room;   /* in for stage: how many fit */
 	uint32_t poll_stride; /* in: bytes from one to the next; a multiple of 8 */
@@ -88,17 +89,16 @@ struct aior_args {
 	uint64_t scratch;     /* in: memory that the blob may overwrite, 16-byte aligned */
 	uint64_t scratch_len; /* in: its length; at least the blob header's `scratch` */
 	uint64_t sigframe;    /* in: AIOR_END_SIGRETURN: the stack pointer for rt_sigreturn */
-	int32_t fd;	      /* in: a zero-byte read of it completes at once; -1: make a pipe */
+	int32_t fd;           /* in: a zero-byte read of it completes at once; -1: make a pipe */
 	uint32_t helpers;     /* in for stage: the most helpers that may be started; 0: as needed */
 	uint64_t capsule;     /* in for stage: address of the struct aior_table that says when the
 			       * point of no return is passed; 0: none */
 	uint64_t reserved[4]; /* in: 0 */
-	uint32_t err;	      /* out: 0, or the errno of the failure */
-	uint32_t step; /* out: AIOR_STEP_…: where it failed, AIOR_STEP_DONE when it did not */
-	uint32_t ring; /* out: index of the ring record that failed, or AIOR_NO_RING */
-	uint32_t
-	    polls_lost;	  /* out: polls that could not be submitted again (flags in their record) */
-	uint64_t sigmask; /* out: the signal mask that the blob was entered with */
+	uint32_t err;         /* out: 0, or the errno of the failure */
+	uint32_t step;        /* out: AIOR_STEP_…: where it failed; AIOR_STEP_DONE: it did not */
+	uint32_t ring;        /* out: index of the ring record that failed, or AIOR_NO_RING */
+	uint32_t polls_lost;  /* out: polls that could not be submitted again (AIOR_POLL_LOST) */
+	uint64_t sigmask;     /* out: the signal mask that the blob was entered with */
 	uint64_t reserved_out[3]; /* out: 0 */
 };
 
@@ -111,20 +111,20 @@ struct aior_args {
  * and in the ELF note `AIOR` of an image.
  */
 struct aior_ring_record {
-	uint64_t addr;	   /* in: where the ring belongs: its handle; page aligned */
-	uint64_t len;	   /* in: length of its mapping in bytes; whole pages */
+	uint64_t addr;     /* in: where the ring belongs: its handle; page aligned */
+	uint64_t len;      /* in: length of its mapping in bytes; whole pages */
 	uint64_t staged;   /* in for restore: where its content lies: `addr` itself (private
 			       * anonymous memory that the ring replaces), or elsewhere, 8-byte
 			       * aligned, and then nothing may be mapped at [addr, addr + len) */
-	uint64_t aside;	   /* out: where the ring lies while it is not at `addr`; else 0 */
-	uint64_t room;	   /* in: bytes from `addr` on that it may grow into; 0: just `len` */
+	uint64_t aside;    /* out: where the ring lies while it is not at `addr`; else 0 */
+	uint64_t room;     /* in: bytes from `addr` on that it may grow into; 0: just `len` */
 	uint64_t new_len;  /* out: length of the ring that is there now */
-	uint32_t flags;	   /* in: 0; out: AIOR_RING_… */
-	uint32_t prot;	   /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
-	uint32_t err;	   /* out: 0, or the errno of the failure */
-	uint32_t step;	   /* out: AIOR_STEP_… */
-	uint32_t head;	   /* out: the ring's head */
-	uint32_t tail;	   /* out: and its tail, before any poll was submitted again */
+	uint32_t flags;    /* in: 0; out: AIOR_RING_… */
+	uint32_t prot;     /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
+	uint32_t err;      /* out: 0, or the errno of the failure */
+	uint32_t step;     /* out: AIOR_STEP_… */
+	uint32_t head;     /* out: the ring's head */
+	uint32_t tail;     /* out: and its tail, before any poll was submitted again */
 	uint64_t reserved; /* in: 0 */
 };
 
@@ -133,11 +133,11 @@ struct aior_ring_record {
 
 /* A poll that was in flight (IOCB_CMD_POLL). */
 struct aior_poll_record {
-	uint64_t ring;	/* the `addr` of its ring */
-	uint64_t iocb;	/* address of the program's struct iocb */
-	uint64_t data;	/* that iocb's aio_data: it must still be the same */
+	uint64_t ring;  /* the `addr` of its ring */
+	uint64_t iocb;  /* address of the program's struct iocb */
+	uint64_t data;  /* that iocb's aio_data: it must still be the same */
 	uint32_t flags; /* in: 0; out: AIOR_POLL_… */
-	uint32_t err;	/* out: why it was lost, an errno */
+	uint32_t err;   /* out: why it was lost, an errno */
 };
 
 /* struct aior_table, state. */
@@ -154,14 +154,14 @@ struct aior_poll_record {
  */
 struct aior_table {
 	uint8_t magic[8];   /* AIOR_TABLE_MAGIC, without its terminating zero */
-	uint32_t abi;	    /* AIOR_ABI of the writer */
-	uint32_t size;	    /* sizeof(struct aior_table) of that version */
-	uint64_t total;	    /* bytes from the magic to the end of the last record */
-	uint32_t state;	    /* AIOR_TABLE_… */
-	uint32_t arch;	    /* AIOR_ARCH_… of the process */
+	uint32_t abi;       /* AIOR_ABI of the writer */
+	uint32_t size;      /* sizeof(struct aior_table) of that version */
+	uint64_t total;     /* bytes from the magic to the end of the last record */
+	uint32_t state;     /* AIOR_TABLE_… */
+	uint32_t arch;      /* AIOR_ARCH_… of the process */
 	uint32_t page_size; /* of the host */
-	uint32_t pid;	    /* in the writer's pid namespace */
-	uint32_t rings;	    /* offset of the ring records */
+	uint32_t pid;       /* in the writer's pid namespace */
+	uint32_t rings;     /* offset of the ring records */
 	uint32_t ring_count;
 	uint32_t ring_stride;
 	uint32_t polls; /* offset of the poll records */
@@ -171,7 +171,7 @@ struct aior_table {
 	uint32_t thread_count;
 	uint32_t thread_stride;
 	uint32_t possible_cpus; /* of the host */
-	uint64_t reserved[3];	/* 0 */
+	uint64_t reserved[3];   /* 0 */
 };
 
 #define AIOR_NOTE_NAME "AIOR"
@@ -197,19 +197,19 @@ struct aior_table {
  */
 struct aior_blob {
 	uint8_t magic[8];  /* AIOR_BLOB_MAGIC, without its terminating zero */
-	uint32_t abi;	   /* AIOR_ABI: the newest version that it knows */
-	uint32_t arch;	   /* AIOR_ARCH_… */
-	uint32_t op;	   /* AIOR_OP_… */
-	uint32_t size;	   /* of the whole blob in bytes, this header included */
-	uint32_t call;	   /* entry: a C function, int (struct aior_args *), returns 0 or -errno */
-	uint32_t jump;	   /* entry: a jump, with the argument block's address where a C function
+	uint32_t abi;      /* AIOR_ABI: the newest version that it knows */
+	uint32_t arch;     /* AIOR_ARCH_… */
+	uint32_t op;       /* AIOR_OP_… */
+	uint32_t size;     /* of the whole blob in bytes, this header included */
+	uint32_t call;     /* entry: a C function, int (struct aior_args *), returns 0 or -errno */
+	uint32_t jump;     /* entry: a jump, with the argument block's address where a C function
 			    * has its first argument, on a stack of its own; never returns */
-	uint32_t park;	   /* the loop in which it parks: from here ... */
+	uint32_t park;     /* the loop in which it parks: from here ... */
 	uint32_t park_end; /* ... up to here, exclusive */
-	uint32_t stack;	   /* bytes below the stack pointer that it uses, at most */
+	uint32_t stack;    /* bytes below the stack pointer that it uses, at most */
 	uint32_t scratch;  /* bytes of scratch memory that it needs */
-	uint32_t flags;	   /* the AIOR_F_… that it knows */
-	uint32_t crc32;	   /* CRC-32 (IEEE 802.3) of the blob, with this field zero */
+	uint32_t flags;    /* the AIOR_F_… that it knows */
+	uint32_t crc32;    /* CRC-32 (IEEE 802.3) of the blob, with this field zero */
 	uint64_t reserved; /* 0 */
 };
 

@@ -134,11 +134,12 @@ static inline uint32_t aio_ring_usable(uint32_t nr, uint32_t possible_cpus)
  */
 static inline enum aio_ring_fault aio_ring_check(const volatile struct aio_ring *ring, uint64_t len)
 {
-	uint32_t nr = ring->nr;
+	uint32_t nr;
 
 	if (len % AIO_RING_SLOT || len < AIO_RING_HEADER + 2 * AIO_RING_SLOT ||
 	    len > AIO_RING_MAX_LEN)
-		return AIO_RING_BAD_LENGTH;
+		return AIO_RING_BAD_LENGTH; /* nothing need be there to be read */
+	nr = ring->nr;
 	if (ring->magic != AIO_RING_MAGIC)
 		return AIO_RING_BAD_MAGIC;
 	if (ring->header_length != AIO_RING_HEADER)

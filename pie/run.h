@@ -14,12 +14,12 @@
 #define RUN_BLOCK 0x10000
 
 struct run_block {
-	uint64_t stack;	  /* the end of the program's stack; first: see arch/ */
+	uint64_t stack;   /* the end of the program's stack; first: see arch/ */
 	uint64_t restore; /* the restore blob's entry, a C function */
-	uint64_t args;	  /* the argument block for it */
+	uint64_t args;    /* the argument block for it */
 	uint64_t buffer;  /* room for what is on its way to the loader */
-	uint32_t room;	  /* its length in bytes; holds several slots */
-	int32_t out;	  /* the pipe to the loader */
+	uint32_t room;    /* its length in bytes; holds several slots */
+	int32_t out;      /* the pipe to the loader */
 };
 
 /*

@@ -1,0 +1,73 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Installs what a build, the demo or the tests need and this machine lacks. Where that cannot be
+# done (not Debian, not root) it says what is missing; whoever needs it then fails or skips.
+#
+# usage: setup.sh build|demo|check
+
+set -u
+
+# what shows that it is there | Debian package | needed from
+needs='
+gcc|gcc|build
+nasm|nasm|build
+ld|binutils|build
+/usr/include/stdio.h|libc6-dev|build
+/usr/include/gelf.h|libelf-dev|build
+/usr/include/libaio.h|libaio-dev|demo
+prove|perl|check
+gdb|gdb|check
+eu-readelf|elfutils|check
+setpriv|util-linux|check
+script|bsdutils|check
+mandoc|mandoc|check
+clang|clang|check
+g++|g++|check
+clang-format|clang-format|check
+git|git|check
+'
+
+case "${1:-}" in
+build) levels='build' ;;
+demo) levels='build demo' ;;
+check) levels='build demo check' ;;
+*) echo "usage: setup.sh build|demo|check" >&2; exit 2 ;;
+esac
+
+is_there()
+{
+	case "$1" in
+	/*) [ -e "$1" ] ;;
+	*) command -v "$1" >/dev/null 2>&1 ;;
+	esac
+}
+
+# The names of the packages that are missing.
+missing()
+{
+	echo "$needs" | while IFS='|' read -r sign package level; do
+		case " $levels " in
+		*" $level "*) [ -z "$sign" ] || is_there "$sign" || echo "$package" ;;
+		esac
+	done | tr '\n' ' '
+}
+
+packages=$(missing)
+[ -n "$packages" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+	echo "setup: missing: $packages(Debian's names; as root on Debian they would be installed now)" >&2
+	exit 0
+fi
+echo "setup: installing $packages" >&2
+log=$(mktemp)
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
+{ apt-get update && apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1
+packages=$(missing)
+if [ -n "$packages" ]; then
+	tail -n 5 "$log" >&2
+	echo "setup: still missing: $packages" >&2
+fi
+rm -f "$log"
+exit 0
