@@ -18,6 +18,10 @@
 #include "core.h"
 #include "internal.h"
 
+/* More than any process's core has; a file with holes may well say, and hold, more. */
+#define MOST_SEGMENTS (1u << 20)
+#define MOST_NOTES (1ull << 30) /* bytes of all of them */
+
 struct segment {
 	uint64_t addr, len, offset;
 	uint64_t in_file; /* bytes of it that the core holds */
@@ -34,7 +38,7 @@ struct notes {
 };
 
 struct core {
-	const char *path;
+	const char *path; /* for messages: see show_path() */
 	Elf *elf;
 	GElf_Ehdr header;
 	const unsigned char *data; /* the whole file */
@@ -43,6 +47,7 @@ struct core {
 	size_t segment_count;
 	struct notes notes;
 	uint64_t claimed; /* bytes of rings so far */
+	uint64_t noted;   /* bytes of notes so far */
 	struct aior_image *image;
 	struct aior_error *error;
 };
@@ -61,11 +66,24 @@ bad_file(struct aior_error *error, const char *path, const char *format, ...)
 	return aior_fail(error, EINVAL, "image", "%s: %s", path, text);
 }
 
-static int open_file(struct core *core)
+/* A file's name may hold any byte, and be long: a message must stay a line, and say what is wrong. */
+static const char *show_path(char *text, size_t size, const char *path)
+{
+	size_t len = strlen(path);
+
+	snprintf(text, size, "%s%s", len < size ? "" : "...",
+	    len < size ? path : path + len - (size - sizeof("...")));
+	for (char *at = text; *at; at++)
+		if ((unsigned char)*at < ' ' || *at == 0x7f)
+			*at = '?';
+	return text;
+}
+
+static int open_file(struct core *core, const char *path)
 {
 	struct stat status;
 	void *data;
-	int fd = open(core->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0 || fstat(fd, &status)) {
 		int err = errno;
@@ -95,8 +113,9 @@ static int open_elf(struct core *core)
 {
 	elf_version(EV_CURRENT);
 	core->elf = elf_memory((char *)core->image->file, core->size);
-	if (!core->elf || elf_kind(core->elf) != ELF_K_ELF ||
-	    !gelf_getehdr(core->elf, &core->header))
+	if (!core->elf)
+		return bad(core, "cannot be read as an ELF file: %s", elf_errmsg(-1));
+	if (elf_kind(core->elf) != ELF_K_ELF || !gelf_getehdr(core->elf, &core->header))
 		return bad(core, "not an ELF file, or truncated");
 	if (core->header.e_type != ET_CORE)
 		return bad(core, "an ELF file, but not a core");
@@ -130,7 +149,10 @@ static int read_segments(struct core *core)
 
 	if (elf_getphdrnum(core->elf, &count))
 		return bad(core, "its program headers cannot be read");
-	if (count > core->size / sizeof(Elf32_Phdr) || count > INT32_MAX)
+	if (core->header.e_phentsize != gelf_fsize(core->elf, ELF_T_PHDR, 1, EV_CURRENT))
+		return bad(core, "says that a program header has %u bytes",
+		    (unsigned)core->header.e_phentsize);
+	if (count > core->size / sizeof(Elf32_Phdr) || count > MOST_SEGMENTS)
 		return bad(core, "says that it has %zu program headers", count);
 	core->segments = calloc(count + 1, sizeof(*core->segments));
 	if (!core->segments)
@@ -199,13 +221,18 @@ static void take_note(
 
 static int read_notes(struct core *core, const GElf_Phdr *phdr)
 {
-	Elf_Data *data = elf_getdata_rawchunk(core->elf, (int64_t)phdr->p_offset, phdr->p_filesz,
-	    phdr->p_align == 8 ? ELF_T_NHDR8 : ELF_T_NHDR);
 	size_t at = 0, name, desc;
+	Elf_Data *data;
 	GElf_Nhdr note;
 
 	if (!phdr->p_filesz)
 		return 0;
+	/* Segments may name the same bytes again and again. */
+	core->noted += phdr->p_filesz;
+	if (core->noted > MOST_NOTES)
+		return bad(core, "says that it has more than %llu MiB of notes", MOST_NOTES >> 20);
+	data = elf_getdata_rawchunk(core->elf, (int64_t)phdr->p_offset, phdr->p_filesz,
+	    phdr->p_align == 8 ? ELF_T_NHDR8 : ELF_T_NHDR);
 	if (!data)
 		return bad(core, "its notes cannot be read");
 	/* Straight from the file: libelf may have copied the chunk. */
@@ -215,8 +242,8 @@ static int read_notes(struct core *core, const GElf_Phdr *phdr)
 	return 0;
 }
 
-/* The segment that all of [addr, addr + len) lies in; NULL if there is none. */
-static const struct segment *segment_of(const struct core *core, uint64_t addr, uint64_t len)
+/* The segment that `addr` lies in; NULL if there is none. */
+static const struct segment *segment_at(const struct core *core, uint64_t addr)
 {
 	size_t low = 0, high = core->segment_count;
 
@@ -229,22 +256,47 @@ static const struct segment *segment_of(const struct core *core, uint64_t addr, 
 		else if (addr - segment->addr >= segment->len)
 			low = middle + 1;
 		else
-			return len <= segment->len - (addr - segment->addr) ? segment : NULL;
+			return segment;
 	}
 	return NULL;
+}
+
+/*
+ * Where the file holds [addr, addr + len); NULL if it does not. What mprotect has split lies in
+ * several segments, which follow each other in the file as they do in memory.
+ */
+static const unsigned char *content_of(const struct core *core, uint64_t addr, uint64_t len)
+{
+	const struct segment *last = core->segments + core->segment_count;
+	const struct segment *segment = segment_at(core, addr);
+	uint64_t skip = segment ? addr - segment->addr : 0, found;
+	const unsigned char *content;
+
+	if (!segment || segment->in_file < skip)
+		return NULL;
+	content = core->data + segment->offset + skip;
+	for (found = segment->in_file - skip; found < len; found += segment->in_file) {
+		const struct segment *next = segment + 1;
+
+		if (segment->in_file < segment->len || next == last ||
+		    next->addr != segment->addr + segment->len ||
+		    next->offset != segment->offset + segment->in_file)
+			return NULL;
+		segment = next;
+	}
+	return content;
 }
 
 /* A ring at [addr, addr + len): its content must be in the file, and be a sound ring's. */
 static int add_ring(struct core *core, uint64_t addr, uint64_t len, uint32_t prot)
 {
-	const struct segment *segment = segment_of(core, addr, len);
+	const unsigned char *content = content_of(core, addr, len);
 	struct aior_error *error = core->error;
 	struct aior_ring *ring;
 	struct aio_ring header;
 	uint32_t page = core->image->page_size;
 
-	if (!segment || segment->in_file < addr - segment->addr ||
-	    segment->in_file - (addr - segment->addr) < len)
+	if (!content)
 		return aior_fail_ring(error, EINVAL, "image", addr,
 		    "%s does not hold its memory: before the core is made, write 0x7f to "
 		    "/proc/PID/coredump_filter",
@@ -262,9 +314,8 @@ static int add_ring(struct core *core, uint64_t addr, uint64_t len, uint32_t pro
 	ring->len = len;
 	ring->prot = prot;
 	ring->state = AIOR_LIVE;
-	ring->content =
-	    (unsigned char *)core->image->file + segment->offset + (addr - segment->addr);
-	memcpy(&header, ring->content, sizeof(header));
+	ring->content = (unsigned char *)(uintptr_t)content;
+	memcpy(&header, content, sizeof(header));
 	aior_take_header(ring, &header);
 	if (ring->damage)
 		return aior_fail_ring(
@@ -363,18 +414,18 @@ static int read_files(struct core *core)
 		name += len + 1;
 		if (!is_ring)
 			continue;
-		if (start && (word(at, size) != stop || !word(at + 2 * size, size))) {
+		if (stop && (word(at, size) != stop || !word(at + 2 * size, size))) {
 			if (add_ring(core, start, stop - start, 0))
 				return -1;
-			start = 0;
+			stop = 0;
 		}
-		if (!start)
+		if (!stop)
 			start = word(at, size);
 		stop = word(at + size, size);
 		if (stop <= start)
 			return bad(core, "its NT_FILE note makes no sense");
 	}
-	return start ? add_ring(core, start, stop - start, 0) : 0;
+	return stop ? add_ring(core, start, stop - start, 0) : 0;
 }
 
 /* Without a word about files, a ring is a segment that starts like one. */
@@ -408,11 +459,16 @@ static int read_rings(struct core *core)
 
 int core_read(const char *path, struct aior_image *image, struct aior_error *error)
 {
-	struct core core = {.path = path, .image = image, .error = error};
+	char text[256];
+	struct core core = {
+	    .path = show_path(text, sizeof(text), path),
+	    .image = image,
+	    .error = error,
+	};
 	int ret;
 
 	memset(image, 0, sizeof(*image));
-	ret = open_file(&core);
+	ret = open_file(&core, path);
 	if (!ret)
 		ret = open_elf(&core);
 	if (!ret)

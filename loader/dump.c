@@ -210,7 +210,9 @@ static int write_and_rename(const struct aior_image *image, FILE *file, const ch
 	int err;
 
 	put_core(&core);
-	if (fflush(file) || ferror(file) || fdatasync(fileno(file)) || rename(beside, path)) {
+	/* The umask may have taken bits that the owner needs. */
+	if (fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)) ||
+	    rename(beside, path)) {
 		err = errno;
 		fclose(file);
 		unlink(beside);

@@ -103,5 +103,8 @@ const char *aior_step_advice(uint32_t step, int err)
 {
 	if (err == ENOSYS)
 		return "the blob does not know this version of the argument block";
+	if (step == AIOR_STEP_RESERVE && err != EEXIST)
+		return "no process here can have it at that address, or none can have so many "
+		       "mappings (vm.max_map_count, vm.mmap_min_addr)";
 	return step < COUNT(steps) ? steps[step].advice : "";
 }

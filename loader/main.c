@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -137,7 +138,7 @@ static int run_dump(const struct options *options)
 
 	if (!pid)
 		return wrong_usage("%s is not a pid", options->target);
-	if (!options->output)
+	if (!options->output || !*options->output)
 		return wrong_usage("dump needs a file to write to: -o FILE");
 	if (aior_snapshot(pid, &image, &error))
 		return report(options, &error);
@@ -189,6 +190,7 @@ static int try_tracing(void)
 	int err = 0;
 
 	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pause();
 		_exit(0);
 	}
@@ -255,8 +257,8 @@ static int run_check(const struct options *options)
 		return report(options, &error);
 	refused = aior_check_host(&image, &error);
 	if (!refused)
-		printf("%-22s all %zu rings can be restored here\n", options->target,
-		    image.ring_count);
+		printf("%-22s %zu ring%s, all can be restored here\n", options->target,
+		    image.ring_count, image.ring_count == 1 ? "" : "s");
 	aior_image_free(&image);
 	return refused ? report(options, &error) : ret;
 }
@@ -338,8 +340,8 @@ static const struct command commands[] = {
 	"\n"
 	"Example: aio-restorer run rings.core\n"},
     {"check", "[IMAGE]", "", run_check,
-	"Says what this host can do, and what is missing; with IMAGE, also what keeps that\n"
-	"image's rings from being restored here.\n"
+	"Says what this host can do, and what is missing; with IMAGE, also what keeps\n"
+	"that image's rings from being restored here.\n"
 	"\n"
 	"Example: aio-restorer check rings.core\n"},
     {"emit", NULL, "abfo", run_emit,
@@ -363,17 +365,17 @@ static int print_help(void)
 	    "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
 	    "\n"
 	    "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
-	    "  dump PID -o FILE                  the rings of a running process, as an ELF core\n"
+	    "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
 	    "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
 	    "  check [IMAGE]                     what this host can do, and what is missing\n"
 	    "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
 	    "                                    a blob for an embedder\n"
 	    "\n"
 	    "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
-	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it was;\n"
-	    "2 wrong usage; 4 refused, this host cannot.\n"
+	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
+	    "was; 2 wrong usage; 4 refused, this host cannot.\n"
 	    "\n"
-	    "Example: aio-restorer dump 1234 -o rings.core && aio-restorer run rings.core\n");
+	    "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
 	return DONE;
 }
 
@@ -393,6 +395,17 @@ static int command_help(const struct command *command)
 	return DONE;
 }
 
+/* What getopt_long() did not take; `word` is the last one that it is through with. */
+static int wrong_option(const struct command *command, int letter, const char *word)
+{
+	if (letter == ':')
+		return wrong_usage("%s needs a value", word);
+	/* A letter that is not known; the word that it is part of may hold more of them. */
+	if (letter == '?' && optopt && !strchr(word, '='))
+		return wrong_usage("%s does not take -%c", command->name, optopt);
+	return wrong_usage("%s does not take %s", command->name, word);
+}
+
 static int run_command(const struct command *command, int argc, char **argv)
 {
 	struct options options = {0};
@@ -402,10 +415,8 @@ static int run_command(const struct command *command, int argc, char **argv)
 	while ((letter = getopt_long(argc, argv, ":o:h", long_options, NULL)) != -1) {
 		if (letter == 'h')
 			return command_help(command);
-		if (letter == ':')
-			return wrong_usage("%s needs a value", argv[optind - 1]);
-		if (letter == '?' || !strchr(command->flags, letter))
-			return wrong_usage("%s does not take %s", command->name, argv[optind - 1]);
+		if (letter == ':' || letter == '?' || !strchr(command->flags, letter))
+			return wrong_option(command, letter, argv[optind - 1]);
 		switch (letter) {
 		case 'e':
 			options.events = 1;
@@ -430,19 +441,29 @@ static int run_command(const struct command *command, int argc, char **argv)
 	if (command->operand && optind < argc)
 		options.target = argv[optind++];
 	if (command->operand && *command->operand != '[' && !options.target)
-		return wrong_usage("%s needs a %s", command->name, command->operand);
+		return wrong_usage("%s: which %s?", command->name, command->operand);
 	if (optind < argc)
 		return wrong_usage("%s: what is %s?", command->name, argv[optind]);
 	return command->run(&options);
 }
 
-/* What was printed must have arrived, too. */
+/* What was printed must have arrived, too; where something has failed already, that was said. */
 static int finish(int status)
 {
-	if (!fflush(stdout) && !ferror(stdout))
+	if (status || (!fflush(stdout) && !ferror(stdout)))
 		return status;
 	fprintf(stderr, "aio-restorer: standard output cannot be written: %s\n", strerror(errno));
-	return status ? status : FAILED;
+	return FAILED;
+}
+
+/*
+ * What the caller has left us with must not matter: an ignored SIGCHLD would take the children's
+ * ends from us, and SIGXFSZ would end us in the middle of a file (write says EFBIG then).
+ */
+static void set_signals(void)
+{
+	signal(SIGCHLD, SIG_DFL);
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 int main(int argc, char **argv)
@@ -450,7 +471,7 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : NULL;
 
 	setlocale(LC_CTYPE, "");
-	signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it: then there is no waiting */
+	set_signals();
 	if (!name)
 		return wrong_usage("what is to be done?");
 	if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help"))

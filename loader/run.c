@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -35,6 +36,7 @@ struct program {
 	uint64_t records; /* of the ring records, from `base` on; so are all that follow */
 	uint64_t content;
 	uint64_t stack, scratch, buffer, end;
+	int tries; /* how often it was executed in vain */
 };
 
 static uint64_t align(uint64_t n)
@@ -197,12 +199,15 @@ static int make_file(void)
 }
 
 /* In the child. What fails here is told through the pipe, as an errno alone. */
-static _Noreturn void execute(int program, int out)
+static _Noreturn void execute(int program, int out, int tries)
 {
 	static char *const argv[] = {"aio-restorer-run", NULL}, *const envp[] = {NULL};
 	int err;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Where addresses are not random (setarch -R), the next process would be the same again. */
+	if (tries)
+		personality((unsigned)personality(0xffffffff) & ~(unsigned)ADDR_NO_RANDOMIZE);
 	fcntl(out, F_SETFD, 0);
 	syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
 	err = errno;
@@ -258,7 +263,7 @@ static int execute_and_read(const struct program *program, pid_t *child, int *st
 	}
 	*child = fork();
 	if (!*child)
-		execute(fd, out[1]);
+		execute(fd, out[1], program->tries);
 	err = errno;
 	if (*child < 0)
 		goto fail;
@@ -279,7 +284,9 @@ fail:
 		close(out[0]);
 		close(out[1]);
 	}
-	return aior_fail(error, err, "run", "a fresh process cannot be made: %s", strerror(err));
+	return aior_fail(error, err, "run",
+	    "a fresh process cannot be made: %s (`ulimit -a` shows the limits that it has)",
+	    strerror(err));
 }
 
 /* What the program wrote, taken apart piece by piece. */
@@ -357,10 +364,13 @@ static int take_result(const struct aior_image *image, struct reader *reader, in
 		    "the fresh process cannot be started: %s (does the host forbid execution from "
 		    "memory, sysctl vm.memfd_noexec, or limit memory?)",
 		    strerror(err));
-	if (!WIFEXITED(status) || WEXITSTATUS(status) || take(reader, &args, sizeof(args)))
-		return aior_fail(error, EIO, "run", "the fresh process was ended by signal %d: %s",
-		    WIFSIGNALED(status) ? WTERMSIG(status) : 0,
-		    WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it said nothing");
+	if (WIFSIGNALED(status))
+		return aior_fail(error, EIO, "run",
+		    "the fresh process was ended by signal %d (%s): does a limit keep it from its "
+		    "memory (`ulimit -a` shows them)?",
+		    WTERMSIG(status), strsignal(WTERMSIG(status)));
+	if (WEXITSTATUS(status) || take(reader, &args, sizeof(args)))
+		return aior_fail(error, EIO, "run", "the fresh process did not say all");
 	for (size_t i = 0; i < image->ring_count; i++)
 		if (take(reader, &record, sizeof(record)))
 			return aior_fail(error, EIO, "run", "the fresh process did not say all");
@@ -406,7 +416,7 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 {
 	struct program program = {.image = image};
 	struct aior_error own;
-	int tries = 0, ret;
+	int ret;
 
 	if (!error)
 		error = &own;
@@ -421,6 +431,6 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 	 */
 	do {
 		ret = try_run(&program, result, error);
-	} while (ret && error->err == EEXIST && ++tries < TRIES);
+	} while (ret && error->err == EEXIST && ++program.tries < TRIES);
 	return ret;
 }

@@ -23,6 +23,9 @@ enum { EMPTY, PARTLY, FULL };
 static const char *const ascii_cells[] = {".", "+", "#"};
 static const char *const utf8_cells[] = {"\u00b7", "\u2592", "\u2588"};
 
+/* Columns in front of a picture. */
+#define INDENT 4u
+
 static unsigned columns(FILE *out)
 {
 	struct winsize size;
@@ -55,16 +58,20 @@ static void spaces(FILE *out, unsigned n)
 	fprintf(out, "%*s", (int)n, "");
 }
 
-/* A line with `label` under column `column` of `width`, which it ends at if it would stick out. */
-static void mark(FILE *out, unsigned indent, unsigned column, unsigned width, const char *label)
+/*
+ * A line with a mark under column `column` of the picture, and `label` to the right of it, or to the
+ * left where it would stick out of `room` columns. In 40 columns one of them fits, whatever head and
+ * tail a ring has.
+ */
+static void mark(FILE *out, unsigned column, unsigned room, const char *label)
 {
 	unsigned len = (unsigned)strlen(label) + 2;
 
-	if (column + len <= width) {
-		spaces(out, indent + column);
+	if (column + len <= room) {
+		spaces(out, INDENT + column);
 		fprintf(out, "^ %s\n", label);
 	} else {
-		spaces(out, indent + column + 1 - len);
+		spaces(out, INDENT + column + 1 - len);
 		fprintf(out, "%s ^\n", label);
 	}
 }
@@ -74,13 +81,15 @@ static void draw(FILE *out, const struct aior_ring *ring)
 {
 	int is_utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
 	const char *const *cells = is_utf8 ? utf8_cells : ascii_cells;
-	const unsigned indent = 4;
 	unsigned last = (unsigned)snprintf(NULL, 0, " %u", ring->nr - 1);
-	unsigned width = columns(out) - indent - last;
+	unsigned room = columns(out) - INDENT, width = room - last;
+	unsigned head, tail;
 	char label[64];
 
 	if (width > ring->nr)
 		width = ring->nr;
+	head = (unsigned)((uint64_t)ring->head * width / ring->nr);
+	tail = (unsigned)((uint64_t)ring->tail * width / ring->nr);
 	fprintf(out, "  0 ");
 	for (uint64_t i = 0; i < width; i++) {
 		uint64_t first = i * ring->nr / width, end = (i + 1) * ring->nr / width;
@@ -89,15 +98,14 @@ static void draw(FILE *out, const struct aior_ring *ring)
 	}
 	fprintf(out, " %u\n", ring->nr - 1);
 	if (ring->head == ring->tail) {
-		snprintf(label, sizeof(label), "head and tail %u", ring->head);
-		mark(
-		    out, indent, (unsigned)((uint64_t)ring->head * width / ring->nr), width, label);
+		snprintf(label, sizeof(label), "head, tail %u", ring->head);
+		mark(out, head, room, label);
 		return;
 	}
 	snprintf(label, sizeof(label), "head %u", ring->head);
-	mark(out, indent, (unsigned)((uint64_t)ring->head * width / ring->nr), width, label);
+	mark(out, head, room, label);
 	snprintf(label, sizeof(label), "tail %u", ring->tail);
-	mark(out, indent, (unsigned)((uint64_t)ring->tail * width / ring->nr), width, label);
+	mark(out, tail, room, label);
 }
 
 static void show_events(FILE *out, const struct aior_ring *ring)
@@ -112,20 +120,37 @@ static void show_events(FILE *out, const struct aior_ring *ring)
 	}
 }
 
+/* What a ring is, on one line, or on two if the terminal is narrow. */
+static void show_facts(FILE *out, const struct aior_ring *ring, const char *state)
+{
+	static const char separator[] = "; ", line_end[] = "\n  ";
+	char facts[128], fits[128];
+	int used = snprintf(facts, sizeof(facts), "ring 0x%llx, %s: %u slots, %u pending",
+	    (unsigned long long)ring->addr, state, ring->nr, ring->pending);
+
+	used += snprintf(fits, sizeof(fits), "fits where at most %u CPU%s possible", ring->max_cpus,
+	    ring->max_cpus == 1 ? " is" : "s are");
+	used += (int)strlen(separator);
+	fprintf(
+	    out, "\n%s%s%s\n", facts, (unsigned)used > columns(out) ? line_end : separator, fits);
+}
+
 static void show_ring(FILE *out, const struct aior_ring *ring, int events)
 {
-	fprintf(out, "\nring 0x%llx, %s", (unsigned long long)ring->addr,
-	    ring->is_restored ? "restored" : states[ring->state]);
+	const char *state = ring->is_restored ? "restored" : states[ring->state];
+
 	if (ring->state == AIOR_DAMAGED) {
-		fprintf(out, ": %s\n", ring->damage);
+		fprintf(out, "\nring 0x%llx, %s: %s\n", (unsigned long long)ring->addr, state,
+		    ring->damage);
 		return;
 	}
 	if (!ring->content && !ring->events) {
-		fprintf(out, ": mapped here, but its process has destroyed it or exited\n");
+		fprintf(out,
+		    "\nring 0x%llx, %s: mapped here, but its process has destroyed it or exited\n",
+		    (unsigned long long)ring->addr, state);
 		return;
 	}
-	fprintf(out, ": %u slots, %u pending; fits where at most %u CPU%s possible\n", ring->nr,
-	    ring->pending, ring->max_cpus, ring->max_cpus == 1 ? " is" : "s are");
+	show_facts(out, ring, state);
 	draw(out, ring);
 	if (events)
 		show_events(out, ring);

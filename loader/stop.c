@@ -33,16 +33,25 @@ struct aior_stopped {
 
 /*
  * Calls that a stop breaks with EINTR where nothing had to end; signal(7), "Interruption of system
- * calls and library functions by stop signals". All others the kernel restarts by itself.
+ * calls and library functions by stop signals". It names most of them; the calls on sockets are
+ * broken only if the socket has a time limit (SO_RCVTIMEO, SO_SNDTIMEO). EINTR says that nothing
+ * was transferred, so all of them can be made again. All others the kernel restarts by itself.
  */
 static const int broken_by_stop[] = {
     SYS_io_getevents,
     SYS_io_pgetevents,
+    SYS_io_uring_enter,
     SYS_epoll_pwait,
     SYS_rt_sigtimedwait,
     SYS_recvmsg,
     SYS_recvmmsg,
+    SYS_sendmsg,
+    SYS_sendmmsg,
     SYS_accept4,
+    SYS_read,
+    SYS_readv,
+    SYS_write,
+    SYS_writev,
 #ifdef SYS_epoll_wait
     SYS_epoll_wait,
 #endif
@@ -57,6 +66,12 @@ static const int broken_by_stop[] = {
 #endif
 #ifdef SYS_recvfrom
     SYS_recvfrom,
+#endif
+#ifdef SYS_sendto
+    SYS_sendto,
+#endif
+#ifdef SYS_connect
+    SYS_connect,
 #endif
 #ifdef SYS_accept
     SYS_accept,

@@ -289,7 +289,7 @@ static int create(struct work *work, uint32_t i)
 
 /*
  * Reads a program's iocb, which it may have unmapped since. process_vm_readv answers that with
- * EFAULT; where it is forbidden, at least what is not mapped is not touched.
+ * EFAULT; where it cannot be had, at least what is not mapped is not touched.
  */
 static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *iocb)
 {
@@ -303,8 +303,7 @@ static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *i
 	n = sys_process_vm_readv(sys_getpid(), &to, &from);
 	if (n == (long)sizeof(*iocb))
 		return 1;
-	if ((n != -ENOSYS && n != -EPERM) || addr & 7 ||
-	    !is_mapped(addr, sizeof(*iocb), args->page_size))
+	if (n >= 0 || n == -EFAULT || addr & 7 || !is_mapped(addr, sizeof(*iocb), args->page_size))
 		return 0;
 	for (unsigned i = 0; i < sizeof(*iocb) / sizeof(*words); i++)
 		((uint64_t *)iocb)[i] = words[i];

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+#
+# What the tests of the command line share: running it, and the libaio program that it is run on.
+# Every process that a test starts is ended with the test, whichever way it goes.
+package Cli;
+use strict;
+use warnings;
+no warnings 'portable';    # addresses have 64 bits
+use Exporter 'import';
+use File::Temp ();
+use JSON::PP ();
+use POSIX ':sys_wait_h';
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver tell answer end run_tool run_command refuses
+    is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr);
+
+our $BUILD = $ENV{BUILD} // 'build';
+our $TOOL = "$BUILD/aio-restorer";
+our $SAN = $BUILD =~ /san/;
+our $DIR = File::Temp::tempdir('aior-cli-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+
+my $owner = $$;
+my %started;    # pid => 1
+my $files = 0;
+
+chmod 0755, $DIR;    # some of it is read by somebody else
+$SIG{INT} = $SIG{TERM} = $SIG{HUP} = sub { exit 1 };
+$SIG{PIPE} = 'IGNORE';
+END { local $?; end_all() if $$ == $owner }
+
+sub end_all
+{
+    kill 'KILL', $_ for keys %started;
+    waitpid $_, 0 for keys %started;
+    %started = ();
+}
+
+# A name for a new file.
+sub fresh { return "$DIR/" . ++$files . ($_[0] // '') }
+
+sub slurp
+{
+    my ($path) = @_;
+    open my $file, '<:raw', $path or return '';
+    local $/;
+    return scalar(readline $file) // '';
+}
+
+sub spit
+{
+    my ($path, $data) = @_;
+    open my $file, '>:raw', $path or die "$path: $!";
+    print $file $data;
+    close $file or die "$path: $!";
+    return $path;
+}
+
+sub have { my ($name) = @_; return grep { -x "$_/$name" } split /:/, $ENV{PATH} }
+
+sub max_nr { return 0 + slurp('/proc/sys/fs/aio-max-nr') }
+sub aio_nr { return 0 + slurp('/proc/sys/fs/aio-nr') }
+
+# Starts a program that talks through pipes; returns what `tell`, `answer` and `end` take.
+sub start
+{
+    my %options = ref $_[0] ? %{ shift @_ } : ();
+    my @command = @_;
+    pipe my $stdin, my $to or die "pipe: $!";
+    pipe my $from, my $stdout or die "pipe: $!";
+    my $pid = fork // die "fork: $!";
+    if (!$pid) {
+        open STDIN, '<&', $stdin;
+        open STDOUT, '>&', $stdout;
+        open STDERR, '>', '/dev/null' if $options{quiet};
+        close $_ for $to, $from;
+        exec @command or POSIX::_exit(127);
+    }
+    $started{$pid} = 1;
+    close $_ for $stdin, $stdout;
+    $to->autoflush;
+    return { pid => $pid, to => $to, from => $from };
+}
+
+# A leaver that has said what it holds: {text}, and decoded {rings}, unless that would take long.
+sub leaver
+{
+    my %options = ref $_[0] ? %{ shift @_ } : ();
+    my $leaver = start(\%options, "$BUILD/tests/leaver", @_);
+    my $text = answer($leaver);
+    return if !defined $text;
+    $leaver->{text} = $text;
+    ($leaver->{pid_inside}) = $text =~ /"pid":(\d+)/;
+    ($leaver->{child}) = $text =~ /"child":(\d+)/;
+    $leaver->{rings} = length $text < 100_000 ? json($text)->{rings} : [];
+    return $leaver;
+}
+
+sub tell { my ($program, $line) = @_; print { $program->{to} } "$line\n" }
+
+sub answer { my ($program) = @_; my $line = readline $program->{from}; return $line }
+
+sub end
+{
+    my ($program) = @_;
+    kill 'KILL', $program->{pid};
+    waitpid $program->{pid}, 0;
+    delete $started{ $program->{pid} };
+}
+
+sub json { my ($text) = @_; return eval { JSON::PP->new->decode($text) } }
+
+# Runs a command to its end, and returns {status} (-1: killed by {signal}), {out}, {err}.
+sub run_command
+{
+    my @command = @_;
+    my %options = ref $command[0] ? %{ shift @command } : ();
+    my ($out, $err) = (fresh('.out'), fresh('.err'));
+    my $pid = fork // die "fork: $!";
+    if (!$pid) {
+        open STDIN, '<', '/dev/null';
+        open STDOUT, '>', $options{stdout} // $out;
+        open STDERR, '>', $err;
+        $options{before}->() if $options{before};
+        exec @command or POSIX::_exit(126);
+    }
+    $started{$pid} = 1;
+    my $end = time + ($options{seconds} // 60);
+    my $nap = 0.0005;
+    while (!waitpid $pid, WNOHANG) {
+        if (time > $end) {
+            kill 'KILL', $pid;
+            waitpid $pid, 0;
+            last;
+        }
+        sleep $nap;
+        $nap *= 1.5 if $nap < 0.02;
+    }
+    my $status = $?;
+    delete $started{$pid};
+    my %result = (
+        status => $status & 127 ? -1 : $status >> 8,
+        signal => $status & 127,
+        out    => slurp($out),
+        err    => slurp($err),
+    );
+    unlink $out, $err;
+    return \%result;
+}
+
+sub run_tool
+{
+    my %options = ref $_[0] ? %{ shift @_ } : ();
+    return run_command(\%options, $TOOL, @_);
+}
+
+# The tool must fail with that status, and one line that matches.
+sub refuses
+{
+    my ($name, $status, $pattern, @command) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $result = run_tool(@command);
+    my $is_right = $result->{status} == $status && $result->{err} =~ $pattern
+        && $result->{err} =~ ($status == 2 ? qr/\A.*\n.*\n\z/ : qr/\A.*\n\z/);
+    ok($is_right, $name) or diag explain $result;
+    return $result;
+}
+
+# The JSON of a tool about the rings of a leaver: all of them, event by event, in order of address.
+# (The rings that its waiting threads have are not in its description; nothing is pending in them.)
+sub is_rings
+{
+    my ($leaver, $result, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my (%wanted, @got, @wrong);
+    while ($leaver->{text} =~ /"addr":"(0x[0-9a-f]+)","id":\d+,"nr":(\d+),"head":(\d+),"tail":(\d+),"events":\[(.*?)\]/g) {
+        $wanted{$1} = "nr $2 head $3 tail $4 [$5]";
+    }
+    my $rings = keys %wanted;
+    while ($result->{out} =~ /"addr":"(0x[0-9a-f]+)",[^\[]*?"nr":(\d+),"head":(\d+),"tail":(\d+),[^\[]*"events":\[(.*?)\]/g) {
+        my $wanted = delete $wanted{$1} // "nr $2 head $3 tail $3 []";
+        push @got, $1;
+        push @wrong, $1 if $wanted ne "nr $2 head $3 tail $4 [$5]";
+    }
+    my @sorted = sort { hex $a <=> hex $b } @got;
+    my $is_right = $result->{status} == 0 && $rings && !@wrong && !%wanted && "@got" eq "@sorted";
+    ok($is_right, $name)
+        or diag("status $result->{status}; wrong: @wrong[0 .. (@wrong > 5 ? 4 : $#wrong)]; ",
+        scalar(keys %wanted), " of $rings missing\n", substr($result->{err}, 0, 1000), substr($result->{out}, 0, 1000));
+    return $is_right;
+}
+
+sub state_of
+{
+    my ($pid) = @_;
+    my ($state) = slurp("/proc/$pid/stat") =~ /\) (\S)/;
+    return $state // '';
+}
+
+sub threads_of { my ($pid) = @_; opendir my $dir, "/proc/$pid/task" or return; return grep { /^\d/ } readdir $dir }
+
+# The processes that `run` made and that are still there.
+sub own_processes
+{
+    my $end = time + 10;
+    my @left;
+    do {
+        @left = grep { slurp("/proc/$_/cmdline") =~ /^aio-restorer-run/ }
+            map { m{/proc/(\d+)$} } glob '/proc/[0-9]*';
+        sleep 0.02 if @left;
+    } while (@left && time < $end);
+    return @left;
+}
+
+1;

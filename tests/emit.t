@@ -1,0 +1,221 @@
+#!/usr/bin/perl
+# SPDX-License-Identifier: MIT
+# What embedders take: every format that `aio-restorer emit` writes, and a program that embeds one.
+use strict;
+use warnings;
+use File::Temp qw(tempdir);
+use JSON::PP;
+use Test::More;
+
+my $make = $ENV{MAKE} // 'make';
+
+sub make_var {
+    my ($name) = @_;
+    my $value = `MAKEFLAGS= $make -s --no-print-directory --eval='print-var: ; \@echo \$($name)' print-var`;
+    chomp $value;
+    return $value;
+}
+
+my $build = $ENV{BUILD} // 'build';
+my $tool = "$build/aio-restorer";
+my $arch = make_var('HOST_ARCH');
+my $prefix = make_var("$arch.prefix");
+my $dir = tempdir('aior-emit-XXXXXX', TMPDIR => 1, CLEANUP => 1);
+my $upper = 'AIOR_RESTORE_' . uc $arch;
+my $name = "aior_restore_$arch";
+
+sub spew {
+    my ($path, $text) = @_;
+    open my $out, '>:raw', $path or die "$path: $!";
+    print $out $text;
+    close $out or die "$path: $!";
+}
+
+sub slurp {
+    my ($path) = @_;
+    open my $in, '<:raw', $path or return "cannot be read: $!";
+    local $/;
+    return scalar(<$in>) // '';
+}
+
+# Runs a shell command; what it wrote, or how it failed.
+sub run {
+    my ($command) = @_;
+    my $said = `( $command ) 2>&1`;
+    return $? ? "exit $?: $said" : $said;
+}
+
+plan skip_all => "$tool is not built" unless -x $tool;
+
+my %file;
+for my $format (qw(bin c obj json)) {
+    $file{$format} = "$dir/blob.$format";
+    is(run("$tool emit --arch $arch --blob restore --format $format -o $file{$format}"), '', "$format: written, and nothing said");
+    is(run("$tool emit --arch $arch --blob restore --format $format > $dir/again"), '', "$format: to standard output");
+    ok(slurp($file{$format}) eq slurp("$dir/again"), "$format: twice the same bytes");
+}
+
+my $bin = slurp("$build/blob-restore-$arch.bin");
+ok(slurp($file{bin}) eq $bin, 'bin: the blob that was built');
+my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc32);
+my %fact;
+@fact{@fields} = unpack 'x8 V12', $bin;
+is($fact{size}, length $bin, 'the header says its size');
+my $facts = join ' ', map { $fact{$_} } grep { !/^(arch|op)$/ } @fields;
+
+# c
+my @macros = map { $upper . '_' . uc } grep { !/^(arch|op)$/ } @fields;
+my $format = join ' ', ('%u') x @macros;
+spew("$dir/use.c", <<C);
+#include <stdio.h>
+#include "blob.c.h"
+#include "blob.c.h"
+int main(void)
+{
+	printf("$format\\n", ${\join(', ', @macros)});
+	return fwrite($name, 1, sizeof($name), stderr) != $fact{size};
+}
+C
+spew("$dir/blob.c.h", slurp($file{c}));
+for my $compiler ("${prefix}gcc -std=c99", "${prefix}gcc -std=gnu11", "${prefix}g++ -x c++", 'clang', 'clang++ -x c++') {
+    my ($program) = split ' ', $compiler;
+    SKIP: {
+        skip("no $program here", 2) if run("command -v $program") =~ /^exit/;
+        is(run("$compiler -Wall -Wextra -Werror -o $dir/use $dir/use.c"), '', "c: taken by $compiler");
+        is(run("$dir/use 2>$dir/bytes"), "$facts\n", "c: the facts, by $compiler");
+    }
+}
+ok(slurp("$dir/bytes") eq $bin, 'c: the bytes');
+
+# obj: into a program
+spew("$dir/call.c", <<'C');
+#include <stdio.h>
+#include <string.h>
+#include "restorer.h"
+int aior_restore_call(struct aior_args *);
+extern const unsigned char aior_restore_blob[];
+extern const char aior_restore_size[], aior_restore_stack[], aior_restore_scratch[];
+int main(void)
+{
+	static _Alignas(16) char scratch[4096];
+	struct aior_args args = {.abi = AIOR_ABI, .size = sizeof(args), .page_size = 4096, .fd = -1,
+		.scratch = (uint64_t)(uintptr_t)scratch, .scratch_len = sizeof(scratch)};
+	int newer, ret = aior_restore_call(&args);
+	args.abi++;
+	newer = aior_restore_call(&args);
+	fwrite(aior_restore_blob, 1, (size_t)aior_restore_size, stderr);
+	printf("%d %u %d %zu %zu\n", ret, args.step, newer, (size_t)aior_restore_stack, (size_t)aior_restore_scratch);
+	return 0;
+}
+C
+for my $how ('-no-pie', '-fPIE -pie') {
+    spew("$dir/blob.o", slurp($file{obj}));
+    # The sizes are absolute symbols: a program that may lie anywhere cannot take their addresses.
+    my $source = slurp("$dir/call.c");
+    if ($how =~ /-pie$/ && $how !~ /no-pie/) {
+        $source =~ s/\(size_t\)aior_restore_(\w+)/(size_t)$fact{$1}/g;
+    }
+    spew("$dir/call-how.c", $source);
+    is(run("${prefix}gcc -Wall -Werror -Ipie $how -Wl,--fatal-warnings -o $dir/call $dir/call-how.c $dir/blob.o"), '', "obj: linked, $how");
+    is(run("$dir/call 2>$dir/bytes"), "0 16 -38 $fact{stack} $fact{scratch}\n", "obj: called, $how");
+    ok(slurp("$dir/bytes") eq $bin, "obj: the bytes, $how");
+}
+is(run("readelf -rW $dir/blob.o") =~ /no relocations/ ? 1 : 0, 1, 'obj: no relocation');
+like(run("readelf -SW $dir/blob.o"), qr/\.note\.GNU-stack/, 'obj: asks for no executable stack');
+
+# obj: into another blob. The two together are larger than one may be, which is not the question here.
+my $script = slurp('pie/blob.lds');
+$script =~ s/<= 4096/<= 8192/;
+spew("$dir/both.lds", $script);
+spew("$dir/both.c", <<'C');
+#include "restorer.h"
+__attribute__((visibility("hidden"))) int aior_restore_call(struct aior_args *);
+int aior_main(struct aior_args *args, int jumped);
+const struct aior_blob header __attribute__((section(".header"), used)) = {.magic = AIOR_BLOB_MAGIC};
+int aior_main(struct aior_args *args, int jumped)
+{
+	return jumped ? 1 : aior_restore_call(args);
+}
+C
+my $ldflags = make_var('BLOB_LDFLAGS');
+$ldflags =~ s{pie/blob\.lds}{$dir/both.lds};
+is(run("${prefix}gcc " . make_var('BLOB_CFLAGS') . ' ' . make_var("$arch.cflags") . " -Ipie -c -o $dir/both.o $dir/both.c"), '',
+    'obj: another blob, compiled');
+is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $build/$arch/entry.o $dir/blob.o"), '',
+    'obj: another blob, linked with pie/blob.lds');
+like(run("readelf -rW $dir/both.elf"), qr/no relocations/, 'obj: another blob, no relocation');
+unlike(run("readelf -SW $dir/both.elf"), qr/\.got|\.plt|\.data|\.bss/, 'obj: another blob, no table');
+spew("$dir/place.c", <<'C');
+#include <stdio.h>
+#include <sys/mman.h>
+#include "restorer.h"
+int main(int argc, char **argv)
+{
+	static _Alignas(16) char scratch[4096];
+	struct aior_args args = {.abi = AIOR_ABI, .size = sizeof(args), .page_size = 4096, .fd = -1,
+		.scratch = (uint64_t)(uintptr_t)scratch, .scratch_len = sizeof(scratch)};
+	unsigned offset = 0;
+	FILE *file = fopen(argv[argc - 1], "rb");
+	char *at = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!file || !fread(at, 1, 65536, file) || sscanf(argv[1], "%x", &offset) != 1 ||
+		mprotect(at, 65536, PROT_READ | PROT_EXEC))
+		return 1;
+	printf("%d ", ((int (*)(struct aior_args *))(at + offset))(&args));
+	printf("%u\n", args.step);
+	return 0;
+}
+C
+my ($entry) = run("nm $dir/both.elf") =~ /^([0-9a-f]+) \w enter_call$/m;
+is(run("${prefix}objcopy -O binary -j .blob $dir/both.elf $dir/both.bin && ${prefix}gcc -Ipie -o $dir/place $dir/place.c"
+        . " && $dir/place $entry $dir/both.bin"), "0 16\n", 'obj: another blob, called');
+
+# json
+my $json = eval { decode_json(slurp($file{json})) };
+ok($json, 'json: parsed') or diag($@);
+is_deeply([@$json{qw(format arch blob)}], [1, $arch, 'restore'], 'json: what it is');
+is(join(' ', map { $json->{$_} // '?' } grep { !/^(arch|op)$/ } @fields), $facts, 'json: the facts');
+ok(pack('H*', $json->{bytes}) eq $bin, 'json: the bytes');
+my $c = qq(#include <stdio.h>\n#include "restorer.h"\nint main(void)\n{\n);
+my $expected = '';
+for my $type (sort keys %{$json->{structures}}) {
+    $c .= qq(\tprintf("$type %zu\\n", sizeof(struct $type));\n);
+    $expected .= "$type $json->{structures}{$type}{size}\n";
+    for my $field (sort keys %{$json->{structures}{$type}{fields}}) {
+        $c .= qq(\tprintf("$type.$field %zu %zu\\n", offsetof(struct $type, $field), sizeof(((struct $type *)0)->$field));\n);
+        $expected .= sprintf "%s.%s %u %u\n", $type, $field, @{$json->{structures}{$type}{fields}{$field}}{qw(offset size)};
+    }
+}
+for my $constant (sort keys %{$json->{constants}}) {
+    $c .= qq(\tprintf("$constant %u\\n", (unsigned)$constant);\n);
+    $expected .= "$constant $json->{constants}{$constant}\n";
+}
+spew("$dir/offsets.c", "$c\treturn 0;\n}\n");
+is(run("${prefix}gcc -Ipie -o $dir/offsets $dir/offsets.c && $dir/offsets"), $expected, 'json: every size, offset and constant is the contract\'s');
+my @wanted = slurp('pie/restorer.h') =~ /^#define (AIOR_(?:F|END|STEP|RING|POLL|TABLE|ARCH)_\w+|AIOR_NO_RING|AIOR_ABI) /mg;
+is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', 'json: no constant is missing');
+is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', 'json: every structure');
+
+# The contract in other dialects.
+spew("$dir/contract.c", qq(#include "restorer.h"\nint main(void) { return aior_args_size(1) == sizeof(struct aior_args) ? 0 : 1; }\n));
+for my $compiler ("${prefix}gcc -std=c11 -pedantic", "${prefix}g++ -std=c++11 -pedantic -x c++", 'clang -std=c11', 'clang++ -std=c++11 -x c++') {
+    my ($program) = split ' ', $compiler;
+    SKIP: {
+        skip("no $program here", 1) if run("command -v $program") =~ /^exit/;
+        is(run("$compiler -Wall -Wextra -Werror -Ipie -o $dir/contract $dir/contract.c && $dir/contract"), '', "restorer.h: taken by $compiler");
+    }
+}
+
+# An embedder.
+SKIP: {
+    my $program = "$build/tests/embed-c/embed-c";
+    skip("$program is not built", 1) unless -x $program;
+    is(run($program), "data 102 res 1\ndata 103 res 1\ndata 104 res 1\n", 'embed-c: the events that were pending');
+}
+
+# Wrong usage.
+like(run("$tool emit --arch $arch --blob restore --format none"), qr/^exit 512: /, 'an unknown format: exit 2');
+like(run("$tool emit --arch vax --blob restore --format bin"), qr/^exit 512: /, 'an unknown architecture: exit 2');
+like(run("$tool emit --arch $arch --blob none --format bin"), qr/^exit 512: /, 'an unknown blob: exit 2');
+like(run("$tool emit --arch $arch --blob restore --format bin -o $dir/none/none"), qr/^exit 256: .*none\/none/, 'a folder that is not there: exit 1');
+
+done_testing();

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every system call of the restore blob fails in turn: the first, the second, until none is left
+ * to fail. Each time it must either succeed all the same, or leave everything as it was; and the next
+ * call, with nothing failing, must succeed.
+ *
+ * A seccomp filter sends what is called from the blob's bytes, and nothing else, to a thread of the
+ * same process, which lets it pass or answers it.
+ */
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+
+#include "blob.h"
+
+#define N 3
+#define POLLS 4
+#define PARALLEL 16
+#define MOST 200 /* system calls of one restore */
+
+static struct aior_ring_record *rings;
+static struct aior_poll_record *polls;
+static struct iocb *iocbs;
+static struct staged staged[N];
+static struct state before, after;
+static int null_fd, pipes[POLLS][2], event_fds[POLLS];
+
+static struct {
+	int listener;
+	volatile int nth, calls, err, forever;
+	volatile long nr; /* of the call that failed */
+} faults;
+
+/* The calls that cannot fail as they are made, whatever the kernel lacks. */
+static int is_infallible(long nr)
+{
+	return nr == __NR_rt_sigprocmask;
+}
+
+static void *supervise(void *unused)
+{
+	struct seccomp_notif call;
+
+	for (;;) {
+		struct seccomp_notif_resp answer = {0};
+
+		memset(&call, 0, sizeof(call));
+		if (ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_RECV, &call))
+			return unused;
+		answer.id = call.id;
+		answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		if (!is_infallible(call.data.nr)) {
+			int n = ++faults.calls;
+
+			if (n == faults.nth || (faults.forever && n > faults.nth)) {
+				faults.nr = call.data.nr;
+				answer.flags = 0;
+				answer.error = -faults.err;
+			}
+		}
+		ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+	}
+}
+
+/* All of the blob lies in one page or two: the upper half of the address is the same for both. */
+static int watch_the_blob(void)
+{
+	uint64_t from = (uintptr_t)blob.base, to = from + blob.room;
+	const unsigned ip = offsetof(struct seccomp_data, instruction_pointer);
+	struct sock_filter filter[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(from >> 32), 0, 4),
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
+	    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)from, 0, 2),
+	    BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)to, 1, 0),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	faults.listener = (int)syscall(
+	    __NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+	return faults.listener;
+}
+
+/* In place and elsewhere; one read-only; polls in flight, ready, and lost, with eventfds. */
+static void set_up(void)
+{
+	pthread_t thread;
+
+	rings = map_guarded(N * sizeof(*rings));
+	polls = map_guarded(POLLS * sizeof(*polls));
+	iocbs = map_guarded(POLLS * sizeof(*iocbs));
+	state_prepare(&before);
+	state_prepare(&after);
+	arena_make(16 << 20);
+	pin_to(0);
+	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (uint32_t i = 0; i < N; i++)
+		stage(&rings[i], &staged[i],
+		    aio_ring_len(1 + 60 * i, possible_cpus(), (uint32_t)blob.page), 110 - i,
+		    20 + 40 * i, i == 1, i);
+	for (uint32_t i = 0; i < POLLS; i++) {
+		if (pipe2(pipes[i], O_CLOEXEC | O_NONBLOCK))
+			abort();
+		event_fds[i] = eventfd(i, EFD_CLOEXEC | EFD_NONBLOCK);
+		iocb_poll(&iocbs[i], pipes[i][0], POLLIN, i);
+		iocbs[i].aio_flags = IOCB_FLAG_RESFD;
+		iocbs[i].aio_resfd = (uint32_t)event_fds[i];
+		polls[i] = (struct aior_poll_record){
+		    .ring = rings[i / 2].addr, .iocb = (uintptr_t)&iocbs[i], .data = i};
+	}
+	if (write(pipes[1][1], "x", 1) != 1)
+		abort();
+	if (watch_the_blob() < 0) {
+		diag("seccomp: %s", strerror(errno));
+		_exit(3);
+	}
+	close(pipes[3][0]);
+	if (pthread_create(&thread, NULL, supervise, NULL))
+		abort();
+}
+
+/* A ring that had moved already is staged again from its own content: free slots may be others. */
+static const char *why_not_intact(int had_moved, uint64_t counts[POLLS])
+{
+	const char *why = state_differs(&before, &after, NULL, 0);
+
+	for (uint32_t i = 0; i < N && !why; i++) {
+		if (rings[i].flags)
+			return "a ring is live";
+		if (had_moved ? !is_same_ring(&rings[i], &staged[i])
+			      : !is_intact(&rings[i], &staged[i]))
+			return "the staged bytes";
+	}
+	for (uint32_t i = 0; i < POLLS && !why; i++) {
+		if (read(event_fds[i], &counts[i], 8) != 8)
+			counts[i] = 0;
+		if (counts[i] != i) {
+			diag("eventfd %u: %llu", i, (unsigned long long)counts[i]);
+			return "an eventfd";
+		}
+		if (i && write(event_fds[i], &counts[i], 8) != 8)
+			abort();
+	}
+	return why;
+}
+
+/* A refused submission loses the poll, and says so; a lack of memory or slots must not. */
+static int may_lose_another(int err)
+{
+	return err && faults.nr == __NR_io_submit && err != EAGAIN && err != ENOMEM;
+}
+
+/* Pending events, and one more for each poll that was ready or lost. */
+static const char *why_not_restored(const struct aior_args *args, int err)
+{
+	uint32_t lost = 0, completed[N] = {0};
+
+	for (uint32_t i = 0; i < POLLS; i++) {
+		int is_lost = polls[i].flags == AIOR_POLL_LOST;
+
+		lost += is_lost;
+		completed[i / 2] += is_lost || i == 1;
+		if (is_lost != (i == 3) && !may_lose_another(err))
+			return "a lost poll";
+	}
+	if (args->polls_lost != lost || polls[3].flags != AIOR_POLL_LOST || lost > 2)
+		return "the lost polls";
+	for (uint32_t i = 0; i < N; i++) {
+		struct aio_ring *live = ring_of(rings[i].addr);
+		uint32_t slot = staged[i].head;
+
+		if (rings[i].flags != AIOR_RING_LIVE || live->head != staged[i].head ||
+		    live->tail != (staged[i].tail + completed[i]) % staged[i].nr)
+			return "a header";
+		for (; slot != staged[i].tail; slot = aio_ring_next(slot, staged[i].nr))
+			if (memcmp(&slots_of(live)[slot], &slots_of(staged[i].copy)[slot], 32))
+				return "an event";
+	}
+	return NULL;
+}
+
+/* Exit status: 0 failed and all was well, 1 not well, 2 no such call, 3 no seccomp, 4 succeeded. */
+static int run(int nth, int err, int forever)
+{
+	struct aior_ring_record fresh[N];
+	struct aior_args args;
+	const char *why = NULL;
+	uint64_t counts[POLLS];
+	int ret;
+
+	set_up();
+	memcpy(fresh, rings, sizeof(fresh));
+	args = blob_args(rings, N, polls, POLLS);
+	faults.nth = nth;
+	faults.err = err;
+	faults.forever = forever;
+	state_take(&before);
+	ret = blob_call(&args);
+	state_take(&after);
+	faults.nth = 0;
+	faults.forever = 0;
+	if (forever)
+		return 0; /* nothing is promised then but that it comes back */
+	if (faults.calls < nth)
+		return 2;
+	if (!ret) {
+		why = why_not_restored(&args, err);
+		if (!why)
+			return 4;
+	} else if (ret != -(int)args.err || args.step == AIOR_STEP_NONE ||
+		   args.step >= AIOR_STEP_DONE) {
+		why = "the results";
+	} else {
+		why = why_not_intact(args.step == AIOR_STEP_MOVE, counts);
+	}
+	if (!why && ret) {
+		args = blob_args(rings, N, polls, POLLS);
+		if (blob_call(&args))
+			why = "the next call fails";
+		else
+			why = why_not_restored(&args, 0);
+	}
+	if (why)
+		diag("call %d (number %ld) fails with %s: errno %u, step %u, ring %d: %s", nth,
+		    faults.nr, strerror(err), args.err, args.step, (int)args.ring, why);
+	return why != NULL;
+}
+
+/* All in children, several at a time: each waits for RCU when contexts are destroyed. */
+static void test_errno(int err, int forever)
+{
+	unsigned count[5] = {0}, crashed = 0, running = 0;
+	int nth = 0, status;
+
+	while (nth < MOST || running) {
+		if (nth < MOST && running < PARALLEL && !count[2] && !count[3]) {
+			pid_t pid = fork_mortal();
+
+			nth++;
+			if (!pid) {
+				alarm(TAP_PATIENCE);
+				status = run(nth, err, forever);
+				fflush(stdout);
+				_exit(status);
+			}
+			running++;
+			continue;
+		}
+		if (wait(&status) < 0)
+			break;
+		running--;
+		if (WIFEXITED(status) && WEXITSTATUS(status) <= 4)
+			count[WEXITSTATUS(status)]++;
+		else
+			crashed++;
+		if (count[2] && !running)
+			break;
+	}
+	if (count[3]) {
+		skip(strerror(err), "no seccomp user notification here");
+		return;
+	}
+	if (forever)
+		ok(!crashed, "%s from the n-th call on, %d calls: it comes back each time",
+		    strerror(err), MOST);
+	else
+		ok(!count[1] && !crashed && count[0] && count[2],
+		    "%s: %u calls fail in turn; %u times all is as it was, %u times it succeeds, "
+		    "%u times neither, %u crashes",
+		    strerror(err), count[0] + count[1] + count[4], count[0], count[4], count[1],
+		    crashed);
+}
+
+int main(void)
+{
+	const int errors[] = {ENOMEM, EPERM, EAGAIN, EMFILE, EINVAL, ENOSYS};
+	long nr;
+
+	tap_start();
+	aio_nr_lock();
+	blob_place(blob_file("restore"));
+	nr = aio_nr();
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+		test_errno(errors[i], 0);
+	test_errno(ENOMEM, 1);
+	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
+	    *stack_used, blob.header->stack);
+	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
+	return tap_end();
+}

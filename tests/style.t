@@ -1,0 +1,106 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# What holds for the sources as such: licence, layout, the wall around architectures, the manual,
+# both compilers.
+
+set -u
+unset MAKEFLAGS MFLAGS MAKELEVEL SAN
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+count=0
+
+# ok NAME COMMAND...: what the command prints is shown when it fails.
+ok()
+{
+	name=$1
+	shift
+	count=$((count + 1))
+	if "$@" >"$work/out" 2>&1; then
+		echo "ok $count - $name"
+	else
+		sed 's/^/# /' "$work/out"
+		echo "not ok $count - $name"
+	fi
+}
+
+skip()
+{
+	count=$((count + 1))
+	echo "ok $count - $1 # SKIP $2"
+}
+
+files()
+{
+	find . \( -path ./build -o -path ./.git \) -prune -o -type f -print | sed 's|^\./||' | sort
+}
+
+sources()
+{
+	files | grep '\.[ch]$'
+}
+
+every_file_has_its_licence()
+{
+	files | grep -v -e '^LICENSE$' -e '^\.gitignore$' | while read -r file; do
+		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: MIT' || echo "$file"
+	done >"$work/without"
+	cat "$work/without"
+	[ ! -s "$work/without" ]
+}
+
+# The host's own words for architectures stay in arch/.
+no_architecture_outside_arch()
+{
+	! sources | grep -v '^arch/' | xargs grep -nE '__(x86_64|i386|aarch64|riscv|arm)[_a-z0-9]*'
+}
+
+# No file computes with slots on its own: the layout's numbers stand in ring.h alone.
+no_magic_outside_ring_h()
+{
+	! sources | grep -v -e '^pie/ring.h$' -e '^tests/' | xargs grep -niE '0xa10a10a1'
+}
+
+no_white_space_at_ends()
+{
+	! files | xargs grep -nE '[[:space:]]+$'
+}
+
+compiles_with()
+{
+	make -s BUILD="$work/$1" CC="$1" CFLAGS='-O1' all
+}
+
+blob_sources_compile_with_clang()
+{
+	for source in pie/restore.c pie/run.c; do
+		clang -std=gnu11 -fsyntax-only -Wall -Wextra -Werror -ffreestanding -Ipie \
+			-Iarch/x86 "$source" || return 1
+	done
+}
+
+ok 'every file has its SPDX line' every_file_has_its_licence
+ok 'no architecture is named outside of arch/' no_architecture_outside_arch
+ok "the ring's magic number stands in ring.h alone" no_magic_outside_ring_h
+ok 'no line ends in white space' no_white_space_at_ends
+if command -v clang-format >/dev/null; then
+	ok 'the layout is clang-format'"'"'s' \
+		sh -c 'find arch loader pie tests -name "*.[ch]" | xargs clang-format --dry-run -Werror'
+else
+	skip 'the layout is clang-format'"'"'s' 'there is no clang-format'
+fi
+if command -v mandoc >/dev/null; then
+	ok 'the man pages are sound' mandoc -T lint -W warning loader/aio-restorer.1 \
+		pie/aio-restorer-blob.7
+else
+	skip 'the man pages are sound' 'there is no mandoc'
+fi
+ok 'gcc builds all, without a warning' compiles_with gcc
+if command -v clang >/dev/null; then
+	ok 'clang builds all, without a warning' compiles_with clang
+	ok 'clang finds nothing in the blobs' blob_sources_compile_with_clang
+else
+	skip 'clang builds all, without a warning' 'there is no clang'
+	skip 'clang finds nothing in the blobs' 'there is no clang'
+fi
+echo "1..$count"
