@@ -313,7 +313,8 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	describe(&process, image);
 	if (image->arch != aior_host_arch())
 		return aior_refuse(error,
-		    "process %d is not a program of this host's own architecture: it cannot be dumped",
+		    "process %d is not a program of this host's own architecture: it cannot be "
+		    "dumped",
 		    (int)pid);
 	if (aior_stop(&process, &stopped, error))
 		return -1;

@@ -359,23 +359,22 @@ static const struct command commands[] = {
 
 static int print_help(void)
 {
-	printf(
-	    "usage: aio-restorer COMMAND ...\n"
-	    "\n"
-	    "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
-	    "\n"
-	    "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
-	    "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
-	    "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
-	    "  check [IMAGE]                     what this host can do, and what is missing\n"
-	    "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
-	    "                                    a blob for an embedder\n"
-	    "\n"
-	    "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
-	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
-	    "was; 2 wrong usage; 4 refused, this host cannot.\n"
-	    "\n"
-	    "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
+	printf("usage: aio-restorer COMMAND ...\n"
+	       "\n"
+	       "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
+	       "\n"
+	       "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
+	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
+	       "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
+	       "  check [IMAGE]                     what this host can do, and what is missing\n"
+	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
+	       "                                    a blob for an embedder\n"
+	       "\n"
+	       "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
+	       "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
+	       "was; 2 wrong usage; 4 refused, this host cannot.\n"
+	       "\n"
+	       "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
 	return DONE;
 }
 

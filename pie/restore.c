@@ -462,24 +462,27 @@ static void forget_poll(struct work *work, struct aior_poll_record *poll)
  * Stages a ring again that is at its address already: its content is saved elsewhere, with the old
  * id and without the polls that have completed in it, the context destroyed, and memory with that
  * content put in its place. mremap wants six mappings to spare where this needs one, so it succeeds
- * after mremap has failed. If even that one is refused, the
- * ring stays live, and its record says so.
+ * after mremap has failed. If memory is so short that even this is refused, the record tells: the
+ * ring stays live, or its content stays staged elsewhere.
  */
 static void stage_again(struct aior_ring_record *ring)
 {
 	const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	long saved = sys_mmap(0, ring->len, PROT_READ | PROT_WRITE, flags);
+	long saved = sys_mmap(0, ring->len, PROT_READ | PROT_WRITE, flags), at;
 
 	if (saved < 0 && saved >= -4095) {
 		ring->flags = AIOR_RING_LIVE;
 		return;
 	}
-	sys_mprotect(ring->addr, ring->len, PROT_READ | PROT_WRITE);
 	copy((unsigned long)saved, ring->addr, ring->len);
 	ring_at((unsigned long)saved)->id = (uint32_t)ring->new_len;
 	ring_at((unsigned long)saved)->tail = ring->tail;
 	sys_io_destroy((aio_context_t)ring->addr);
-	sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags | MAP_FIXED);
+	at = sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags | MAP_FIXED);
+	if ((unsigned long)at != ring->addr) {
+		ring->staged = (unsigned long)saved;
+		return;
+	}
 	copy(ring->addr, (unsigned long)saved, ring->len);
 	sys_munmap((unsigned long)saved, ring->len);
 }
@@ -494,6 +497,9 @@ static void undo(struct work *work)
 		struct aior_ring_record *ring = ring_record(args, i);
 		uint64_t at = i < work->moved ? ring->addr : ring->aside;
 
+		/* The kernel looks a context up by what it reads in its ring. */
+		if (at)
+			sys_mprotect(at, ring->len, PROT_READ | PROT_WRITE);
 		if (i < work->moved && is_in_place(ring))
 			stage_again(ring);
 		else if (at)

@@ -114,8 +114,9 @@ struct aior_ring_record {
 	uint64_t addr;     /* in: where the ring belongs: its handle; page aligned */
 	uint64_t len;      /* in: length of its mapping in bytes; whole pages */
 	uint64_t staged;   /* in for restore: where its content lies: `addr` itself (private
-			       * anonymous memory that the ring replaces), or elsewhere, 8-byte
-			       * aligned, and then nothing may be mapped at [addr, addr + len) */
+			    * anonymous memory that the ring replaces), or elsewhere, 8-byte
+			    * aligned, and then nothing may be mapped at [addr, addr + len); out
+			    * after a failure: where it lies now */
 	uint64_t aside;    /* out: where the ring lies while it is not at `addr`; else 0 */
 	uint64_t room;     /* in: bytes from `addr` on that it may grow into; 0: just `len` */
 	uint64_t new_len;  /* out: length of the ring that is there now */

@@ -15,6 +15,11 @@ sub files_in { my ($folder) = @_; opendir my $dir, $folder or die "$folder: $!";
 
 sub mode_of { return sprintf '%o', (stat $_[0])[2] & 07777 }
 
+# A thread that waits inside io_submit is not interrupted: that would be its event. This takes the
+# dump ten seconds, in which the other tests go on.
+my $stuck = leaver('--ring', 'n=1,head=3,tail=9', '--wait', 'io_submit');
+my $patient = start('sh', '-c', '"$@" 2>&1; echo "status $?"', 'sh', $TOOL, 'dump', $stuck->{pid}, '-o', fresh('.core'));
+
 # ---- the file ----
 
 my $leaver = leaver('--ring', 'n=1,head=3,tail=9', '--ring', 'n=1,head=120,tail=4', '--ring', 'n=500,head=800,tail=20',
@@ -234,5 +239,20 @@ $back = json(answer($storm) // '{}');
 is($back->{$_}, 1, "... $_ goes on") for qw(work futex nanosleep);
 cmp_ok($back->{storms}, '>', 100, '... threads came and went');
 is(run_tool('dump', $storm->{pid}, '-o', $file)->{status}, 0, '... and it can be dumped');
+
+# ---- inside io_submit ----
+
+my $said = answer($patient) . answer($patient);
+like($said, qr/\Aaio-restorer: thread \d+ does not come out of io_submit: try again when its storage answers\nstatus 1\n\z/,
+    'a thread that stays in io_submit: dump gives up');
+end($patient);
+$patient = start('sh', '-c', '"$@" 2>/dev/null; echo "status $?"', 'sh', $TOOL, 'dump', $stuck->{pid}, '-o', $file);
+sleep 0.2;
+tell($stuck, 'go');
+is(json(answer($stuck) // '{}')->{io_submit}, 1, '... its request is not interrupted');
+like(answer($patient), qr/1 ring|2 rings/, '... and a dump that waits for it succeeds');
+is(answer($patient), "status 0\n", '... with exit status 0');
+is_rings($stuck, run_tool('list', $file, '--json'), '... the rings');
+end($_) for $patient, $stuck;
 
 done_testing;

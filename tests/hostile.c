@@ -40,7 +40,7 @@ static char broken_path[4096], bad_path[4096];
 static unsigned long accepted, refused, bad;
 static uint64_t seed;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	fprintf(stderr, "hostile: %s: %s\n", what, strerror(errno));
 	exit(2);
@@ -157,7 +157,7 @@ static void run_command(const char *what, char **command)
 {
 	static char text[65536];
 	ssize_t len = 0, n;
-	int status, err[2];
+	int status = 0, err[2];
 	pid_t child;
 
 	if (pipe(err))

@@ -71,7 +71,7 @@ static struct iocb iocbs[BATCH];
 static int null_fd, zero_fd;
 static char buffer[LONGEST_WRITE];
 
-static void die(const char *what, int err)
+static _Noreturn void die(const char *what, int err)
 {
 	fprintf(stderr, "leaver: %s: %s\n", what, strerror(err));
 	exit(1);
@@ -458,6 +458,26 @@ static void make_pipe(struct waiter *waiter)
 	check(!pipe(waiter->fds), "pipe");
 }
 
+static void make_context_and_pipe(struct waiter *waiter)
+{
+	make_context(waiter);
+	make_pipe(waiter);
+}
+
+/* A pipe knows no asynchronous read: io_submit itself waits, and an interruption is its event. */
+static long in_submit(struct waiter *waiter)
+{
+	struct io_event event;
+	struct iocb iocb, *one = &iocb;
+	char byte;
+
+	io_prep_pread(&iocb, waiter->fds[0], &byte, 1, 0);
+	if (io_submit(waiter->ctx, 1, &one) != 1 ||
+	    io_getevents(waiter->ctx, 1, 1, &event, NULL) != 1)
+		return -EIO;
+	return (long)event.res;
+}
+
 /* The same work again and again: a register that changed would change what comes out. */
 static uint64_t work(void)
 {
@@ -495,6 +515,7 @@ static void nothing(struct waiter *waiter)
 
 static const struct kind kinds[] = {
     {"io_getevents", make_context, in_getevents, complete_one},
+    {"io_submit", make_context_and_pipe, in_submit, send_byte},
     {"io_pgetevents", make_context, in_pgetevents, complete_one},
     {"epoll_wait", make_eventfd, in_epoll_wait, raise_eventfd},
     {"epoll_pwait", make_eventfd, in_epoll_pwait, raise_eventfd},
