@@ -106,18 +106,17 @@ $(BUILD)/aio-restorer: $(CLI_OBJS) $(BUILD)/libaio-restorer.a
 # ---- tests ----
 
 include tests/tests.mk
--include tests/cli.mk
+include tests/cli.mk
+SCRIPT_TESTS += tests/style.t tests/demo.t
 
 export BUILD CC
 
-# How many test programs run at once. (They measure nothing, so they may share the machine.)
-JOBS ?= 2
-
 tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo
 
+# One after the other: they watch fs.aio-nr, which is the whole system's.
 check: setup-check
 	$(Q)$(MAKE) --no-print-directory tests
-	$(Q)tests/harness.pl -j$(JOBS) $(C_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS)
+	$(Q)tests/harness.pl $(C_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS)
 
 $(BUILD)/tests/demo: tests/demo.c Makefile
 	$(Q)mkdir -p $(@D)

@@ -19,6 +19,8 @@
 #include "internal.h"
 
 #define PATIENCE_MS 10000
+/* How long some threads may stand still because another one is not out of io_submit. */
+#define HOLD_MS 100
 
 struct stopped_thread {
 	pid_t tid;
@@ -115,22 +117,19 @@ static int is_in_io_submit(pid_t tid)
 
 /*
  * A synchronous request that is interrupted inside io_submit delivers EINTR as its event, so a
- * thread is let out of it first.
+ * thread is let out of it first. Returns 0 if that takes longer.
  */
-static int wait_for_io_submit(pid_t tid, struct aior_error *error)
+static int leaves_io_submit(pid_t tid, int64_t ms)
 {
-	int64_t end = now_ms() + PATIENCE_MS;
+	int64_t end = now_ms() + ms;
 	unsigned naps = 0;
 
 	while (is_in_io_submit(tid)) {
-		if (now_ms() > end)
-			return aior_fail(error, ETIMEDOUT, "stop",
-			    "thread %d does not come out of io_submit: try again when its storage "
-			    "answers",
-			    (int)tid);
+		if (now_ms() >= end)
+			return 0;
 		nap(&naps);
 	}
-	return 0;
+	return 1;
 }
 
 static int wait_for_stop(struct stopped_thread *thread, struct aior_error *error)
@@ -182,8 +181,9 @@ struct stopping {
 	struct aior_stopped *stopped;
 	const struct aior_process *process;
 	struct aior_error *error;
-	int found;      /* threads that this pass found */
-	int has_failed; /* and `error` says why */
+	int found;       /* threads that this pass found */
+	int has_failed;  /* and `error` says why */
+	pid_t in_submit; /* it does not come out of io_submit while others are stopped */
 };
 
 static int refuse_seize(const struct aior_process *process, int err, struct aior_error *error)
@@ -212,8 +212,8 @@ static int stop_task(pid_t tid, void *data)
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].tid == tid)
 			return 0;
-	if (wait_for_io_submit(tid, stopping->error)) {
-		stopping->has_failed = 1;
+	if (!leaves_io_submit(tid, HOLD_MS)) {
+		stopping->in_submit = tid;
 		return -1;
 	}
 	if (ptrace(PTRACE_SEIZE, tid, 0, 0)) {
@@ -234,28 +234,50 @@ static int stop_task(pid_t tid, void *data)
 	return stopping->has_failed ? -1 : 0;
 }
 
-int aior_stop(
-    const struct aior_process *process, struct aior_stopped **out, struct aior_error *error)
+/* Stops all threads, or none. */
+static int try_to_stop(struct stopping *stopping)
 {
 	struct aior_stopped *stopped = calloc(1, sizeof(*stopped));
-	struct stopping stopping = {.stopped = stopped, .process = process, .error = error};
+	const struct aior_process *process = stopping->process;
 	int ret;
 
 	if (!stopped)
-		return aior_fail(error, ENOMEM, "stop", "out of memory");
+		return aior_fail(stopping->error, ENOMEM, "stop", "out of memory");
+	stopping->stopped = stopped;
+	stopping->in_submit = 0;
 	/* Until a pass finds no new thread: stopped threads make none. */
 	do {
-		stopping.found = 0;
-		ret = aior_each_task(process->pid, stop_task, &stopping);
-	} while (!ret && stopping.found);
-	if (!ret && stopped->count) {
-		*out = stopped;
+		stopping->found = 0;
+		ret = aior_each_task(process->pid, stop_task, stopping);
+	} while (!ret && stopping->found);
+	if (!ret && stopped->count)
 		return 0;
-	}
 	aior_continue(stopped);
-	if (!stopping.has_failed)
-		aior_fail(error, ESRCH, "stop", "process %d has exited", (int)process->pid);
+	if (!stopping->has_failed && !stopping->in_submit)
+		aior_fail(
+		    stopping->error, ESRCH, "stop", "process %d has exited", (int)process->pid);
 	return -1;
+}
+
+int aior_stop(
+    const struct aior_process *process, struct aior_stopped **stopped, struct aior_error *error)
+{
+	struct stopping stopping = {.process = process, .error = error};
+	int64_t end = now_ms() + PATIENCE_MS, left;
+
+	while (try_to_stop(&stopping)) {
+		if (!stopping.in_submit)
+			return -1;
+		/* What it waits for may be up to a thread that we had stopped. */
+		left = end - now_ms();
+		if (left <= 0 || !leaves_io_submit(stopping.in_submit, left))
+			return aior_fail(error, ETIMEDOUT, "stop",
+			    "thread %d does not come out of io_submit: try again when its storage "
+			    "answers",
+			    (int)stopping.in_submit);
+	}
+	*stopped = stopping.stopped;
+	return 0;
 }
 
 size_t aior_stopped_count(const struct aior_stopped *stopped)

@@ -32,11 +32,12 @@ _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a ba
 struct work {
 	struct aior_args *args;
 	struct scratch *scratch;
-	uint32_t batch;    /* pointers in scratch->batch */
-	uint32_t reserved; /* records whose destination is reserved */
-	uint32_t moved;    /* records whose ring is at its address */
-	long cpu_bytes;    /* of scratch->cpus; 0: the thread was not pinned */
-	int pipe[2];       /* of our own; -1: there is none */
+	uint32_t batch;     /* pointers in scratch->batch */
+	uint32_t reserved;  /* records whose destination is reserved */
+	uint32_t protected; /* records whose ring has its protection */
+	uint32_t moved;     /* records whose ring is at its address */
+	long cpu_bytes;     /* of scratch->cpus; 0: the thread was not pinned */
+	int pipe[2];        /* of our own; -1: there is none */
 };
 
 const struct aior_blob header __attribute__((section(".header"), used)) = {
@@ -409,7 +410,7 @@ static int protect(struct work *work)
 {
 	struct aior_args *args = work->args;
 
-	for (uint32_t i = 0; i < args->ring_count; i++) {
+	for (uint32_t i = 0; i < args->ring_count; i++, work->protected ++) {
 		struct aior_ring_record *ring = ring_record(args, i);
 		long err;
 
@@ -498,7 +499,7 @@ static void undo(struct work *work)
 		uint64_t at = i < work->moved ? ring->addr : ring->aside;
 
 		/* The kernel looks a context up by what it reads in its ring. */
-		if (at)
+		if (i < work->protected)
 			sys_mprotect(at, ring->len, PROT_READ | PROT_WRITE);
 		if (i < work->moved && is_in_place(ring))
 			stage_again(ring);

@@ -30,10 +30,8 @@ mkdir $folder or die;
 my $core = "$folder/rings.core";
 
 for my $umask (0022, 0, 0777) {
-    umask $umask;
     unlink $core;
-    my $result = run_tool('dump', $pid, '-o', $core);
-    umask 0022;
+    my $result = run_tool({ before => sub { umask $umask } }, 'dump', $pid, '-o', $core);
     is($result->{status}, 0, sprintf 'dump with umask %04o', $umask) or diag explain $result;
     is(mode_of($core), '600', '... mode 0600');
     is_deeply([ files_in($folder) ], ['rings.core'], '... nothing beside it');

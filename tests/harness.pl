@@ -2,23 +2,19 @@
 # SPDX-License-Identifier: MIT
 #
 # Runs TAP programs as prove does, and ends with the one line that says it all.
-# usage: harness.pl [-jN] TEST...
+# usage: harness.pl TEST...
 use strict;
 use warnings;
 use TAP::Harness;
 
-my $jobs = 1;
-@ARGV = grep { /^-j(\d+)$/ ? do { $jobs = $1; 0 } : 1 } @ARGV;
-die "usage: harness.pl [-jN] TEST...\n" unless @ARGV;
+die "usage: harness.pl TEST...\n" unless @ARGV;
 
 # What is skipped is shown, with its reason.
 my @skipped;
 my $harness = TAP::Harness->new({
-    jobs      => $jobs,
-    timer     => 1,
-    failures  => 1,
-    merge     => 0,
-    color     => 0,
+    timer    => 1,
+    failures => 1,
+    color    => 0,
     # A test is run as it says itself.
     exec => sub { my (undef, $file) = @_; [ $file =~ m{/} ? $file : "./$file" ] },
 });

@@ -135,7 +135,7 @@ SKIP: {
     ok(($result->{status} == 0 && $result->{out} =~ /2 rings/)
             || ($result->{status} == 1 && $result->{err} =~ m{ring 0x[0-9a-f]+: .* does not hold its memory: before the core is made, write 0x7f to /proc/PID/coredump_filter\n\z}),
         '... with the default filter: the rings, or what to do') or diag explain $result;
-    diag("gcore with the default coredump_filter: ", $result->{status} ? 'without the rings' : 'with the rings');
+    note("gcore with the default coredump_filter: ", $result->{status} ? 'without the rings' : 'with the rings');
 }
 end($leaver);
 SKIP: {
@@ -163,7 +163,7 @@ SKIP: {
             is_rings($program, run_tool('run', $file, '--json'), '... run');
         } else {
             ok($listed->{status} == 0 || $listed->{err} =~ /does not hold its memory/, "the kernel's core with the default filter: the rings, or what to do");
-            diag("the kernel with the default coredump_filter: ", $listed->{status} ? 'without the rings' : 'with the rings');
+            note("the kernel with the default coredump_filter: ", $listed->{status} ? 'without the rings' : 'with the rings');
         }
     }
 }
