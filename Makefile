@@ -44,7 +44,7 @@ $(HOST_ARCH).prefix :=
 OPS := restore run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
-LIB_SRCS := pie/emit.c $(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c)
+LIB_SRCS := pie/emit.c pie/object.c $(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
 CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
@@ -54,6 +54,7 @@ CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so $(BLOBS)
+	@:
 
 blobs: $(BLOBS)
 
@@ -80,7 +81,7 @@ $(BUILD)/blob-%-$(1).bin: $(BUILD)/$(1)/%.elf $(BUILD)/mkblob
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call blob_rules,$(a))))
 
-$(BUILD)/mkblob: $(addprefix $(BUILD)/pie/,mkblob.o callgraph.o emit.o)
+$(BUILD)/mkblob: $(addprefix $(BUILD)/pie/,mkblob.o callgraph.o emit.o object.o)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^
 
 # ---- the host side ----

@@ -595,4 +595,26 @@ static inline const char *state_differs(const struct state *a, const struct stat
 	return NULL;
 }
 
+/* How a test of the restore blob starts: returns what test_end() compares with. */
+static inline long test_start(void)
+{
+	tap_start();
+	aio_nr_lock();
+	blob_place(blob_file("restore"));
+	return aio_nr();
+}
+
+/* No call of blob_call() so far has used more of the stack than the blob announces. */
+static inline void test_stack(void)
+{
+	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
+	    *stack_used, blob.header->stack);
+}
+
+static inline int test_end(long nr)
+{
+	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
+	return tap_end();
+}
+
 #endif

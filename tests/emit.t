@@ -6,37 +6,15 @@ use warnings;
 use File::Temp qw(tempdir);
 use JSON::PP;
 use Test::More;
+use lib 'tests';
+use Build;
 
-my $make = $ENV{MAKE} // 'make';
-
-sub make_var {
-    my ($name) = @_;
-    my $value = `MAKEFLAGS= $make -s --no-print-directory --eval='print-var: ; \@echo \$($name)' print-var`;
-    chomp $value;
-    return $value;
-}
-
-my $build = $ENV{BUILD} // 'build';
-my $tool = "$build/aio-restorer";
+my $tool = "$BUILD/aio-restorer";
 my $arch = make_var('HOST_ARCH');
 my $prefix = make_var("$arch.prefix");
 my $dir = tempdir('aior-emit-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $upper = 'AIOR_RESTORE_' . uc $arch;
 my $name = "aior_restore_$arch";
-
-sub spew {
-    my ($path, $text) = @_;
-    open my $out, '>:raw', $path or die "$path: $!";
-    print $out $text;
-    close $out or die "$path: $!";
-}
-
-sub slurp {
-    my ($path) = @_;
-    open my $in, '<:raw', $path or return "cannot be read: $!";
-    local $/;
-    return scalar(<$in>) // '';
-}
 
 # Runs a shell command; what it wrote, or how it failed.
 sub run {
@@ -55,7 +33,7 @@ for my $format (qw(bin c obj json)) {
     ok(slurp($file{$format}) eq slurp("$dir/again"), "$format: twice the same bytes");
 }
 
-my $bin = slurp("$build/blob-restore-$arch.bin");
+my $bin = slurp("$BUILD/blob-restore-$arch.bin");
 ok(slurp($file{bin}) eq $bin, 'bin: the blob that was built');
 my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc32);
 my %fact;
@@ -141,7 +119,7 @@ my $ldflags = make_var('BLOB_LDFLAGS');
 $ldflags =~ s{pie/blob\.lds}{$dir/both.lds};
 is(run("${prefix}gcc " . make_var('BLOB_CFLAGS') . ' ' . make_var("$arch.cflags") . " -Ipie -c -o $dir/both.o $dir/both.c"), '',
     'obj: another blob, compiled');
-is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $build/$arch/entry.o $dir/blob.o"), '',
+is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $BUILD/$arch/entry.o $dir/blob.o"), '',
     'obj: another blob, linked with pie/blob.lds');
 like(run("readelf -rW $dir/both.elf"), qr/no relocations/, 'obj: another blob, no relocation');
 unlike(run("readelf -SW $dir/both.elf"), qr/\.got|\.plt|\.data|\.bss/, 'obj: another blob, no table');
@@ -207,7 +185,7 @@ for my $compiler ("${prefix}gcc -std=c11 -pedantic", "${prefix}g++ -std=c++11 -p
 
 # An embedder.
 SKIP: {
-    my $program = "$build/tests/embed-c/embed-c";
+    my $program = "$BUILD/tests/embed-c/embed-c";
     skip("$program is not built", 1) unless -x $program;
     is(run($program), "data 102 res 1\ndata 103 res 1\ndata 104 res 1\n", 'embed-c: the events that were pending');
 }

@@ -280,17 +280,12 @@ static void test_sigreturn(void)
 
 int main(void)
 {
-	long nr;
+	long nr = test_start();
 
-	tap_start();
-	aio_nr_lock();
-	blob_place(blob_file("restore"));
-	nr = aio_nr();
 	in_child("park", test_park);
 	in_child("failed jump", test_failed_jump);
 	in_child("called", test_called);
 	for (by_jump = 0; by_jump < 2; by_jump++)
 		in_child("sigreturn", test_sigreturn);
-	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
-	return tap_end();
+	return test_end(nr);
 }

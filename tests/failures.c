@@ -687,12 +687,8 @@ static void test_bad_input(void)
 
 int main(void)
 {
-	long nr;
+	long nr = test_start();
 
-	tap_start();
-	aio_nr_lock();
-	blob_place(blob_file("restore"));
-	nr = aio_nr();
 	in_child("destination taken", test_taken);
 	in_child("no address", test_no_address);
 	in_child("no descriptors", test_no_descriptors);
@@ -708,8 +704,6 @@ int main(void)
 	in_child("no mappings", test_no_mappings);
 	in_child("no memory", test_no_memory);
 	in_child("bad input", test_bad_input);
-	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
-	    *stack_used, blob.header->stack);
-	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
-	return tap_end();
+	test_stack();
+	return test_end(nr);
 }

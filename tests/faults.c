@@ -282,17 +282,11 @@ static void test_errno(int err, int forever)
 int main(void)
 {
 	const int errors[] = {ENOMEM, EPERM, EAGAIN, EMFILE, EINVAL, ENOSYS};
-	long nr;
+	long nr = test_start();
 
-	tap_start();
-	aio_nr_lock();
-	blob_place(blob_file("restore"));
-	nr = aio_nr();
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
 		test_errno(errors[i], 0);
 	test_errno(ENOMEM, 1);
-	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
-	    *stack_used, blob.header->stack);
-	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
-	return tap_end();
+	test_stack();
+	return test_end(nr);
 }

@@ -7,40 +7,17 @@ use warnings;
 use Cwd qw(getcwd);
 use File::Temp qw(tempdir);
 use Test::More;
-
-my $make = $ENV{MAKE} // 'make';
-
-# A variable of the Makefile's.
-sub make_var {
-    my ($name) = @_;
-    my $value = `MAKEFLAGS= $make -s --no-print-directory --eval='print-var: ; \@echo \$($name)' print-var`;
-    chomp $value;
-    return $value;
-}
+use lib 'tests';
+use Build;
 
 my $arch = make_var('HOST_ARCH');
 my $prefix = make_var("$arch.prefix");
 my $gcc = "${prefix}gcc " . make_var('BLOB_CFLAGS') . ' ' . make_var("$arch.cflags") . ' -Ipie -I' . make_var("$arch.dir");
 my $ld = "${prefix}ld " . make_var("$arch.ldflags");
 my $strict = make_var('BLOB_LDFLAGS');
-my $build = $ENV{BUILD} // 'build';
-my $entry = "$build/$arch/entry.o";
+my $entry = "$BUILD/$arch/entry.o";
 my $dir = tempdir('aior-refuse-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $lax = "-pie --no-dynamic-linker -z notext --unresolved-symbols=ignore-all --build-id=none -T $dir/lax.lds";
-
-sub spew {
-    my ($path, $text) = @_;
-    open my $out, '>:raw', $path or die "$path: $!";
-    print $out $text;
-    close $out or die "$path: $!";
-}
-
-sub slurp {
-    my ($path) = @_;
-    open my $in, '<:raw', $path or die "$path: $!";
-    local $/;
-    return scalar <$in>;
-}
 
 # Runs a shell command; its exit status and all it said.
 sub run {
@@ -89,7 +66,7 @@ sub blob_made {
     my ($name, $graph) = @_;
     $graph //= "-g $dir/$name.ci";
     unlink "$dir/$name.bin";
-    my ($status, $said) = run("$build/mkblob $graph -o $dir/$name.bin $dir/$name.elf");
+    my ($status, $said) = run("$BUILD/mkblob $graph -o $dir/$name.bin $dir/$name.elf");
     return undef if !$status && -s "$dir/$name.bin";
     return "a blob was left behind" if -e "$dir/$name.bin";
     return "not its usual way to fail: $status, $said" if $status != 256;
@@ -228,10 +205,10 @@ for my $place ("$dir/a", "$dir/a/longer/name") {
     mkdir $dir . '/a/longer' if $place =~ /longer/;
     mkdir $place;
     run("cp -r Makefile pie arch loader tests $place/ 2>/dev/null");
-    my ($failed, $why) = run("cd $place && MAKEFLAGS= $make -s build/blob-restore-$arch.bin");
+    my ($failed, $why) = run("cd $place && MAKEFLAGS= make -s build/blob-restore-$arch.bin");
     push @made, $failed ? "failed: $why" : slurp("$place/build/blob-restore-$arch.bin");
 }
 ok($made[0] eq $made[1], 'two builds in two folders: the same bytes');
-is($made[0], slurp("$build/blob-restore-$arch.bin"), 'and those of this build') if $build eq 'build';
+is($made[0], slurp("$BUILD/blob-restore-$arch.bin"), 'and those of this build') if $BUILD eq 'build';
 
 done_testing();

@@ -627,12 +627,8 @@ static void test_polls_eventfd(void)
 
 int main(void)
 {
-	long nr;
+	long nr = test_start();
 
-	tap_start();
-	aio_nr_lock();
-	blob_place(blob_file("restore"));
-	nr = aio_nr();
 	in_child("one ring", test_one);
 	in_child("free slots", test_free_slots);
 	in_child("many", test_many);
@@ -648,8 +644,6 @@ int main(void)
 	in_child("polls lost", test_polls_lost);
 	in_child("polls raced", test_polls_raced);
 	in_child("polls with eventfds", test_polls_eventfd);
-	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
-	    *stack_used, blob.header->stack);
-	ok(aio_nr_is_back(nr), "fs.aio-nr is where it was");
-	return tap_end();
+	test_stack();
+	return test_end(nr);
 }
