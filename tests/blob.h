@@ -175,6 +175,7 @@ static struct {
 	ucontext_t back;
 	unsigned char *top;
 	int ret;
+	sigset_t mask, mask_after;
 } blob_calling;
 
 static uint32_t *stack_used; /* the most of all calls, those of children too */
@@ -239,27 +240,36 @@ static inline void blob_trampoline(void)
 {
 	blob_calling.top = __builtin_frame_address(0);
 	blob_calling.ret = blob_call_entry()(blob_calling.args);
+	sigprocmask(SIG_BLOCK, NULL, &blob_calling.mask_after);
 }
 
-/* Calls the blob, and remembers how much of the stack it used. */
+/*
+ * Calls the blob, and remembers how much of the stack it used. The signal mask is compared right
+ * there: swapcontext() would put it back.
+ */
 static inline int blob_call(struct aior_args *args)
 {
 	static ucontext_t other;
-	uint32_t lowest = 0, used;
+	uint32_t lowest, used;
 
 	blob_calling.args = args;
+	sigprocmask(SIG_BLOCK, NULL, &blob_calling.mask);
 	getcontext(&other);
 	other.uc_stack.ss_sp = blob.stack;
 	other.uc_stack.ss_size = STACK_BYTES;
 	other.uc_link = &blob_calling.back;
 	makecontext(&other, blob_trampoline, 0);
 	swapcontext(&blob_calling.back, &other);
-	while (blob.stack[lowest] == STACK_PAINT)
+	for (lowest = 0; blob.stack[lowest] == STACK_PAINT;)
 		lowest++;
 	used = (uint32_t)(blob_calling.top - blob.stack) - lowest;
 	if (used > *stack_used)
 		*stack_used = used;
 	memset(blob.stack + lowest, STACK_PAINT, STACK_BYTES - lowest);
+	if (memcmp(&blob_calling.mask, &blob_calling.mask_after, 8)) {
+		diag("the blob did not put the signal mask back");
+		return -EPROTO;
+	}
 	return blob_calling.ret;
 }
 
