@@ -59,7 +59,7 @@ static int check_ring(
 
 int aior_check_host(const struct aior_image *image, struct aior_error *error)
 {
-	const char *arch = arch_name(image->arch);
+	const char *arch = aior_arch_name(image->arch);
 	struct aior_host host;
 	uint64_t requests = 0;
 	size_t refused = 0;
@@ -70,7 +70,7 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 		return -1;
 	if (image->arch != aior_host_arch())
 		return aior_refuse(error, "the rings are those of a process on %s: this host is %s",
-		    arch ? arch : "an unknown machine", arch_name(aior_host_arch()));
+		    arch ? arch : "an unknown machine", aior_arch_name(aior_host_arch()));
 	if (host.aio_errno)
 		return aior_refuse(error,
 		    "AIO does not work here: io_destroy says %s (a kernel without CONFIG_AIO, or a "

@@ -208,9 +208,10 @@ static void print_blobs(FILE *out)
 	const char *comma = "";
 
 	for (uint32_t op = AIOR_OP_RESTORE; op <= AIOR_OP_STAGE; op++)
-		for (uint32_t arch = 1; arch_name(arch); arch++)
+		for (uint32_t arch = 1; aior_arch_name(arch); arch++)
 			if (aior_blob(arch, op)) {
-				fprintf(out, "%s%s %s", comma, op_name(op), arch_name(arch));
+				fprintf(
+				    out, "%s%s %s", comma, aior_op_name(op), aior_arch_name(arch));
 				comma = ", ";
 			}
 }
@@ -228,7 +229,7 @@ static int check_this_host(const struct options *options)
 
 	if (aior_get_host(&host, &error))
 		return report(options, &error);
-	printf("%-22s %s\n", "architecture", arch_name(aior_host_arch()));
+	printf("%-22s %s\n", "architecture", aior_arch_name(aior_host_arch()));
 	printf("%-22s %u bytes\n", "page size", host.page_size);
 	printf("%-22s %u (the smallest ring has %llu slots)\n", "possible CPUs", host.possible_cpus,
 	    (unsigned long long)aio_ring_nr(aio_ring_len(1, host.possible_cpus, host.page_size)));
@@ -265,7 +266,7 @@ static int run_check(const struct options *options)
 
 static const struct blob_format *find_format(const char *name)
 {
-	const struct blob_format *format = blob_formats;
+	const struct blob_format *format = aior_blob_formats;
 
 	while (format->name && strcmp(format->name, name))
 		format++;
@@ -292,10 +293,10 @@ static int write_blob(
 static int run_emit(const struct options *options)
 {
 	const struct blob_format *format = find_format(options->format ? options->format : "bin");
-	uint32_t arch, op = options->blob ? op_number(options->blob) : 0;
+	uint32_t arch, op = options->blob ? aior_op_number(options->blob) : 0;
 	const struct aior_blob *blob;
 
-	arch = options->arch ? arch_number(options->arch) : aior_host_arch();
+	arch = options->arch ? aior_arch_number(options->arch) : aior_host_arch();
 	if (!arch)
 		return wrong_usage("%s is not an architecture that is known", options->arch);
 	if (op != AIOR_OP_RESTORE && op != AIOR_OP_STAGE)
@@ -306,8 +307,8 @@ static int run_emit(const struct options *options)
 	blob = aior_blob(arch, op);
 	if (!blob) {
 		fprintf(stderr,
-		    "aio-restorer: this build has no %s blob for %s; it has: ", op_name(op),
-		    arch_name(arch));
+		    "aio-restorer: this build has no %s blob for %s; it has: ", aior_op_name(op),
+		    aior_arch_name(arch));
 		print_blobs(stderr);
 		fprintf(stderr, "\n");
 		return REFUSED;

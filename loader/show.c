@@ -158,7 +158,7 @@ static void show_ring(FILE *out, const struct aior_ring *ring, int events)
 
 void show_image(FILE *out, const struct aior_image *image, int events)
 {
-	const char *arch = arch_name(image->arch);
+	const char *arch = aior_arch_name(image->arch);
 
 	fprintf(out, "process %d, %s: ", (int)image->pid, arch ? arch : "unknown machine");
 	if (image->ring_count)
@@ -194,7 +194,7 @@ static void ring_json(FILE *out, const struct aior_ring *ring)
 
 void show_image_json(FILE *out, const struct aior_image *image)
 {
-	const char *arch = arch_name(image->arch);
+	const char *arch = aior_arch_name(image->arch);
 
 	fprintf(out, "{\"format\":1,\"pid\":%d,\"machine\":\"%s\",\"page_size\":%u,\"rings\":[",
 	    (int)image->pid, arch ? arch : "unknown", image->page_size);

@@ -13,7 +13,7 @@
 #include "object.h"
 #include "restorer.h"
 
-uint32_t blob_crc32(const void *bytes, size_t size)
+uint32_t aior_blob_crc32(const void *bytes, size_t size)
 {
 	const unsigned char *byte = bytes;
 	uint32_t crc = ~0u;
@@ -26,7 +26,7 @@ uint32_t blob_crc32(const void *bytes, size_t size)
 	return ~crc;
 }
 
-const char *blob_check(const void *bytes, size_t size)
+const char *aior_blob_check(const void *bytes, size_t size)
 {
 	unsigned char copy[AIOR_BLOB_MAX];
 	struct aior_blob header;
@@ -37,13 +37,13 @@ const char *blob_check(const void *bytes, size_t size)
 	memcpy(&header, bytes, sizeof(header));
 	if (header.size != size || size > sizeof(copy))
 		return "not of the size that its header says";
-	if (!arch_name(header.arch) || !op_name(header.op))
+	if (!aior_arch_name(header.arch) || !aior_op_name(header.op))
 		return "of an architecture or operation that is not known";
 	crc32 = header.crc32;
 	header.crc32 = 0;
 	memcpy(copy, bytes, size);
 	memcpy(copy, &header, sizeof(header));
-	if (blob_crc32(copy, size) != crc32)
+	if (aior_blob_crc32(copy, size) != crc32)
 		return "damaged: its checksum is another";
 	return NULL;
 }
@@ -67,7 +67,7 @@ static const char *const ops[] = {
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-const char *arch_name(uint32_t arch)
+const char *aior_arch_name(uint32_t arch)
 {
 	for (size_t i = 0; i < COUNT(archs); i++)
 		if (archs[i].number == arch)
@@ -75,7 +75,7 @@ const char *arch_name(uint32_t arch)
 	return NULL;
 }
 
-uint32_t arch_number(const char *name)
+uint32_t aior_arch_number(const char *name)
 {
 	for (size_t i = 0; i < COUNT(archs); i++)
 		if (!strcmp(archs[i].name, name))
@@ -83,12 +83,12 @@ uint32_t arch_number(const char *name)
 	return 0;
 }
 
-const char *op_name(uint32_t op)
+const char *aior_op_name(uint32_t op)
 {
 	return op < COUNT(ops) ? ops[op] : NULL;
 }
 
-uint32_t op_number(const char *name)
+uint32_t aior_op_number(const char *name)
 {
 	for (uint32_t op = 0; op < COUNT(ops); op++)
 		if (ops[op] && !strcmp(ops[op], name))
@@ -132,7 +132,7 @@ static void upper(char *to, size_t room, const char *op, const char *arch)
 static int write_c(FILE *out, const void *blob)
 {
 	const struct aior_blob *header = blob;
-	const char *op = op_name(header->op), *arch = arch_name(header->arch);
+	const char *op = aior_op_name(header->op), *arch = aior_arch_name(header->arch);
 	const unsigned char *byte = blob;
 	char prefix[64];
 
@@ -338,7 +338,7 @@ static int write_json(FILE *out, const void *blob)
 	const unsigned char *byte = blob;
 
 	fprintf(out, "{\n  \"format\": 1,\n  \"arch\": \"%s\",\n  \"blob\": \"%s\",\n",
-	    arch_name(header->arch), op_name(header->op));
+	    aior_arch_name(header->arch), aior_op_name(header->op));
 #define ROW(field) fprintf(out, "  \"" #field "\": %u,\n", (unsigned)header->field);
 	FACTS(ROW)
 #undef ROW
@@ -362,10 +362,10 @@ static int write_obj(FILE *out, const void *blob)
 
 	while (archs[row].number != header->arch)
 		row++;
-	return object_write(out, header, archs[row].machine, archs[row].class);
+	return aior_object_write(out, header, archs[row].machine, archs[row].class);
 }
 
-const struct blob_format blob_formats[] = {
+const struct blob_format aior_blob_formats[] = {
     {"bin", "the bytes, to be copied into a target", write_bin},
     {"c", "a C header: the bytes, and what an embedder must know of them", write_c},
     {"obj", "a relocatable object, to be linked into another blob or program", write_obj},

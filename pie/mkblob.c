@@ -352,7 +352,7 @@ static void make(const char *path, struct callgraph *graph)
 	header.stack = (header.stack + symbols.entry_stack + STACK_MARGIN + 15) & ~15u;
 	header.crc32 = 0;
 	memcpy(bytes, &header, sizeof(header));
-	header.crc32 = blob_crc32(bytes, header.size);
+	header.crc32 = aior_blob_crc32(bytes, header.size);
 	memcpy(bytes, &header, sizeof(header));
 	free(elf.data);
 	write_output(output, bytes, header.size);
@@ -366,7 +366,7 @@ static void read_called_blob(struct callgraph *graph, const char *path)
 	size_t size;
 	unsigned char *bytes = read_file(path, &size);
 
-	why = blob_check(bytes, size);
+	why = aior_blob_check(bytes, size);
 	if (why)
 		fail("%s", why);
 	memcpy(&header, bytes, sizeof(header));

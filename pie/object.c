@@ -134,7 +134,7 @@ static void add_symbols(struct object *object, const struct aior_blob *header)
 	Elf64_Shdr *table = &object->sections[SYMTAB];
 	char prefix[32];
 
-	snprintf(prefix, sizeof(prefix), "aior_%s_", op_name(header->op));
+	snprintf(prefix, sizeof(prefix), "aior_%s_", aior_op_name(header->op));
 	table->sh_offset = object->size;
 	append_symbol(object, (Elf64_Sym){0});
 	for (size_t i = 0; i < COUNT(symbols); i++) {
@@ -164,7 +164,8 @@ static void add_names(struct object *object, unsigned i)
 	append(object, object->names, object->names_size);
 }
 
-int object_write(FILE *out, const struct aior_blob *header, uint16_t machine, unsigned char class)
+int aior_object_write(
+    FILE *out, const struct aior_blob *header, uint16_t machine, unsigned char class)
 {
 	static const struct {
 		const char *name;
@@ -192,7 +193,7 @@ int object_write(FILE *out, const struct aior_blob *header, uint16_t machine, un
 	for (unsigned i = 1; i < SECTIONS; i++) {
 		object.sections[i].sh_type = sections[i].type;
 		object.sections[i].sh_name =
-		    add_name(&object, sections[i].name, i == TEXT ? op_name(header->op) : "");
+		    add_name(&object, sections[i].name, i == TEXT ? aior_op_name(header->op) : "");
 	}
 	object.sections[NOTE].sh_addralign = 1;
 	add_names(&object, SHSTRTAB);

@@ -11,6 +11,7 @@
  * Writes a blob as a relocatable object for a machine (e_machine, ELF class), with symbols for its
  * entries and for what it needs. Returns 0, or -1 if `out` cannot be written.
  */
-int object_write(FILE *out, const struct aior_blob *header, uint16_t machine, unsigned char class);
+int aior_object_write(
+    FILE *out, const struct aior_blob *header, uint16_t machine, unsigned char class);
 
 #endif

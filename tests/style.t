@@ -71,6 +71,12 @@ compiles_with()
 	make -s BUILD="$work/$1" CC="$1" CFLAGS='-O1' all
 }
 
+# Whoever links the static library keeps all other names for himself.
+every_symbol_starts_with_aior()
+{
+	! nm -g --defined-only "$work/gcc/libaio-restorer.a" | awk 'NF == 3 && $3 !~ /^aior_/' | grep .
+}
+
 blob_sources_compile_with_clang()
 {
 	for source in pie/restore.c pie/run.c; do
@@ -96,6 +102,7 @@ else
 	skip 'the man pages are sound' 'there is no mandoc'
 fi
 ok 'gcc builds all, without a warning' compiles_with gcc
+ok 'every symbol of the library starts with aior_' every_symbol_starts_with_aior
 if command -v clang >/dev/null; then
 	ok 'clang builds all, without a warning' compiles_with clang
 	ok 'clang finds nothing in the blobs' blob_sources_compile_with_clang
