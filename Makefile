@@ -81,7 +81,8 @@ $(BUILD)/blob-%-$(1).bin: $(BUILD)/$(1)/%.elf $(BUILD)/mkblob
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call blob_rules,$(a))))
 
-$(BUILD)/mkblob: $(addprefix $(BUILD)/pie/,mkblob.o callgraph.o emit.o object.o)
+MKBLOB_SRCS := $(addprefix pie/,mkblob.c callgraph.c emit.c object.c)
+$(BUILD)/mkblob: $(MKBLOB_SRCS:%.c=$(BUILD)/%.o)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^
 
 # ---- the host side ----
