@@ -2,7 +2,7 @@
 # The tests of the command line, and the programs that they are run on.
 
 CLI_FIXTURES := $(addprefix $(BUILD)/tests/,leaver hostile)
-CLI_TESTS := tests/cli.t tests/dump.t tests/run.t tests/hostile.t
+CLI_TESTS := tests/cli.t tests/dump.t tests/run.t tests/corpus.t tests/hostile.t
 
 # A program like any other: no sanitizer maps memory where its rings are to go.
 $(BUILD)/tests/leaver: tests/leaver.c tests/cli.mk Makefile
