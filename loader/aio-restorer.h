@@ -102,7 +102,8 @@ AIOR_PUBLIC int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_e
 
 /*
  * Writes an image as an ELF core to `path`, mode 0600: to a file beside it first, which is then
- * renamed. Fails with the errno of the file operation; EINVAL if `path` is there and no regular file.
+ * renamed. Fails with the errno of the file operation; EINVAL if `path` is there and no regular file,
+ * or if a ring is damaged, inherited or has no content, as aior_list() may give it.
  */
 AIOR_PUBLIC int aior_write_core(
     const struct aior_image *image, const char *path, struct aior_error *error);
@@ -116,8 +117,9 @@ AIOR_PUBLIC int aior_check_host(const struct aior_image *image, struct aior_erro
 /*
  * Restores the rings of an image in a fresh process, reaps what is pending there through
  * io_getevents, ends that process, and fills `result` with the rings as they were then and with
- * their events. Fails as aior_check_host() and as the restore blob do. The caller's SIGCHLD
- * disposition must let it wait for its child. Free `result` with aior_image_free().
+ * their events. Fails as aior_check_host() and as the restore blob do, and with EINVAL if a ring is
+ * damaged, inherited or has no content. The caller's SIGCHLD disposition must let it wait for its
+ * child. Free `result` with aior_image_free().
  */
 AIOR_PUBLIC int aior_run(
     const struct aior_image *image, struct aior_image *result, struct aior_error *error);

@@ -234,6 +234,8 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 		    "process %d is not a program of this host's own architecture: such a process "
 		    "is not dumped",
 		    (int)image->pid);
+	if (aior_check_image(image, error))
+		return -1;
 	if (!stat(path, &there) && !S_ISREG(there.st_mode))
 		return aior_fail(error, EINVAL, "write",
 		    "%s is there, and not a regular file: it is left alone", path);

@@ -86,9 +86,8 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 		aior_refuse(error, "... and %zu more rings", refused - MOST_LINES);
 	if (host.aio_nr + requests > host.aio_max_nr) {
 		aior_refuse(error,
-		    "the rings need %llu of fs.aio-max-nr, and %llu of its %llu are in use: raise "
-		    "it "
-		    "(sysctl fs.aio-max-nr=%llu)",
+		    "the rings need %llu of fs.aio-max-nr, and %llu of its %llu are in use: "
+		    "raise it (sysctl fs.aio-max-nr=%llu)",
 		    (unsigned long long)requests, (unsigned long long)host.aio_nr,
 		    (unsigned long long)host.aio_max_nr,
 		    (unsigned long long)(host.aio_nr + requests));

@@ -88,6 +88,21 @@ int aior_sort_rings(struct aior_image *image, struct aior_error *error)
 	return 0;
 }
 
+int aior_check_image(const struct aior_image *image, struct aior_error *error)
+{
+	for (size_t i = 0; i < image->ring_count; i++) {
+		const struct aior_ring *ring = &image->rings[i];
+
+		if (ring->state == AIOR_DAMAGED)
+			return aior_fail_ring(
+			    error, EINVAL, "image", ring->addr, "is damaged: %s", ring->damage);
+		if (ring->state == AIOR_INHERITED || !ring->content)
+			return aior_fail_ring(error, EINVAL, "image", ring->addr,
+			    "is not a ring of this process's own, or was not read");
+	}
+	return 0;
+}
+
 struct aior_event aior_event(const struct aior_ring *ring, uint32_t i)
 {
 	struct aior_event event;

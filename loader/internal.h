@@ -75,6 +75,8 @@ struct aior_thread *aior_add_thread(struct aior_image *image);
 /* Takes a header's fields into `ring`, and finds out whether it is sound. */
 void aior_take_header(struct aior_ring *ring, const struct aio_ring *header);
 const char *aior_fault_text(enum aio_ring_fault fault);
+/* Whether all rings are sound and have their content; fails with EINVAL. */
+int aior_check_image(const struct aior_image *image, struct aior_error *error);
 /* Puts the rings in order; fails with EINVAL when two overlap. */
 int aior_sort_rings(struct aior_image *image, struct aior_error *error);
 

@@ -11,12 +11,6 @@
 
 #include "internal.h"
 
-/* A ring's inode: all that map it have the same. */
-struct ring_file {
-	uint64_t inode;
-	uint32_t minor;
-};
-
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
 static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
 {

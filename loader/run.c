@@ -421,7 +421,7 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 	if (!error)
 		error = &own;
 	memset(result, 0, sizeof(*result));
-	if (aior_check_host(image, error))
+	if (aior_check_image(image, error) || aior_check_host(image, error))
 		return -1;
 	lay_out(&program);
 	place(&program);

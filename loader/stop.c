@@ -147,9 +147,8 @@ static int wait_for_stop(struct stopped_thread *thread, struct aior_error *error
 			break;
 		if (now_ms() > end)
 			return aior_fail(error, ETIMEDOUT, "stop",
-			    "thread %d cannot be stopped: it is in vfork, or waits for a device; "
-			    "try "
-			    "again when it goes on",
+			    "thread %d cannot be stopped: it is in vfork, or waits for "
+			    "a device; try again when it goes on",
 			    (int)thread->tid);
 		nap(&naps);
 	}

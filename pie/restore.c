@@ -447,13 +447,14 @@ static int move(struct work *work)
 
 /*
  * A poll of a ring that is gone: completed in it, or cancelled with it, it raised its eventfd once,
- * for nothing, since it stays in its record.
+ * for nothing, since it stays in its record. In a ring that had to stay live it did so rightly.
  */
-static void forget_poll(struct work *work, struct aior_poll_record *poll)
+static void forget_poll(
+    struct work *work, const struct aior_ring_record *ring, struct aior_poll_record *poll)
 {
 	struct iocb iocb;
 
-	if (poll->flags & POLL_RAISES && read_iocb(work->args, poll->iocb, &iocb))
+	if (!ring->flags && poll->flags & POLL_RAISES && read_iocb(work->args, poll->iocb, &iocb))
 		eventfd_take_back((int)iocb.aio_resfd);
 	poll->flags = 0;
 	poll->err = 0;
@@ -510,8 +511,7 @@ static void undo(struct work *work)
 		ring->aside = 0;
 		ring->new_len = 0;
 		for (; p < args->poll_count && poll_record(args, p)->ring == ring->addr; p++)
-			if (!ring->flags)
-				forget_poll(work, poll_record(args, p));
+			forget_poll(work, ring, poll_record(args, p));
 	}
 	args->polls_lost = 0;
 }
