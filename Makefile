@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
 #   make            blobs, library, command-line tool, into build/
+#   make blobs      the blobs of every architecture whose cross compiler is there
 #   make check      installs what the tests need, builds, runs them all (SAN=1: host side under ASan and UBSan)
+#   make check-qemu a part of it: Debian's kernels under QEMU (KERNELS='6.1 6.12' ARCHES=aarch64: some of them)
 #   make demo       the whole thing, shown
 #   make format     lays the sources out
 #   make clean
@@ -21,51 +23,61 @@ WARN := -Wall -Wextra -Werror
 CFLAGS ?= -O2 -g
 SANITIZERS := -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SANITIZERS))
-HOST_CPPFLAGS := -D_GNU_SOURCE -Ipie -Iarch -Iloader -I$(BUILD)
-HOST_CFLAGS := -std=gnu11 $(CFLAGS) $(WARN) $(SANFLAGS)
+CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Ipie -Iarch -Iloader -I$(BUILD)
+CFLAGS_COMMON := -std=gnu11 $(CFLAGS) $(WARN)
 
 BLOB_CFLAGS := -std=gnu11 -Oz $(WARN) -ffreestanding -fno-builtin -fpie -fvisibility=hidden \
 	-fno-stack-protector -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-jump-tables \
 	-fno-tree-loop-distribute-patterns -falign-functions=1 -fcallgraph-info=su
 BLOB_LDFLAGS := -pie --no-dynamic-linker -z text --fatal-warnings --build-id=none -T pie/blob.lds
 
-BLOB_ARCHES :=
-include $(wildcard arch/*/arch.mk)
+# ---- architectures ----
 
-# The folder of the machine that all this is built on, for what the host side must know of it.
+# Each folder in arch/ adds its own to ARCHES, and says what it takes to build for them.
+ARCHES :=
+include $(sort $(wildcard arch/*/arch.mk))
+
+# The machine that all this is built on, for which the host side is built.
 MACHINE := $(shell uname -m)
-HOST_ARCH := $(firstword $(foreach a,$(BLOB_ARCHES),$(if $(filter $(MACHINE),$($(a).machines)),$(a))))
+HOST_ARCH := $(firstword $(foreach a,$(ARCHES),$(if $(filter $(MACHINE),$($(a).machines)),$(a))))
 ifeq ($(HOST_ARCH),)
-$(error aio-restorer does not know the machine $(MACHINE); it knows: $(BLOB_ARCHES))
+$(error aio-restorer does not know the machine $(MACHINE); it knows: $(ARCHES))
 endif
-HOST_CPPFLAGS += -I$($(HOST_ARCH).dir)
 $(HOST_ARCH).prefix :=
+
+# Its own blobs are always built. The others are if their compiler is there.
+missing = $(strip $(foreach p,$($(1).prefix)gcc $($(1).needs),$(if $(shell command -v $(p)),,$(p))))
+BLOB_ARCHES := $(foreach a,$(ARCHES),$(if $(filter $(HOST_ARCH),$(a)),$(a),$(if $(call missing,$(a)),,$(a))))
+NO_BLOBS := $(filter-out $(BLOB_ARCHES),$(ARCHES))
 
 OPS := restore run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
-LIB_SRCS := pie/emit.c pie/object.c $(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c)
+LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
+	$(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
-LIB_OBJS := $(LIB_SRCS:%.c=$(BUILD)/%.o)
-CLI_OBJS := $(CLI_SRCS:%.c=$(BUILD)/%.o)
 
-.PHONY: all blobs tests check demo format clean
+.PHONY: all blobs blobs-said tests check check-qemu demo format clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so $(BLOBS)
+all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so blobs
 	@:
 
-blobs: $(BLOBS)
+blobs: $(BLOBS) blobs-said
+	@:
 
-# ---- blobs, by architecture ----
+blobs-said:
+	@$(if $(NO_BLOBS),echo 'no blobs for $(NO_BLOBS): missing $(sort $(foreach a,$(NO_BLOBS),$(call missing,$(a)))) (make check installs what it can)' >&2,:)
+
+# ---- blobs ----
 
 define blob_rules
 $(BUILD)/$(1)/%.o: pie/%.c $(wildcard pie/*.h) $(wildcard $($(1).dir)/*.h) Makefile $($(1).dir)/arch.mk
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$($(1).prefix)gcc $(BLOB_CFLAGS) $($(1).cflags) -Ipie -I$($(1).dir) -c -o $$@ $$<
 
-$(BUILD)/$(1)/%.o: $($(1).dir)/%-$(1).$($(1).asm) Makefile
+$(BUILD)/$(1)/%.o: $($(1).dir)/%-$(1).$($(1).asm) Makefile $($(1).dir)/arch.mk
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$$($(1).as)
 
@@ -81,34 +93,43 @@ $(BUILD)/blob-%-$(1).bin: $(BUILD)/$(1)/%.elf $(BUILD)/mkblob
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call blob_rules,$(a))))
 
-MKBLOB_SRCS := $(addprefix pie/,mkblob.c callgraph.c emit.c object.c)
+MKBLOB_SRCS := $(addprefix pie/,mkblob.c callgraph.c emit.c object.c headers.c names.c)
 $(BUILD)/mkblob: $(MKBLOB_SRCS:%.c=$(BUILD)/%.o)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^
 
+# The blobs, as data of the library. Made again when others can be built than before.
+$(BUILD)/blobs.inc: $(BLOBS) Makefile $(if $(filter-out $(shell cat $(BUILD)/blobs.list 2>/dev/null),$(BLOBS)),FORCE)
+	$(Q){ for blob in $(BLOBS); do echo '{{'; od -An -v -tu1 $$blob | sed 's/ *\([0-9]\+\)/\1,/g'; echo '}},'; done; } > $@
+	$(Q)echo '$(BLOBS)' > $(BUILD)/blobs.list
+FORCE:
+
 # ---- the host side ----
 
-$(BUILD)/%.o: %.c Makefile
-	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(HOST_CPPFLAGS) $(CPPFLAGS) $(HOST_CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+# $(1) its architecture, $(2) the folder, $(3) the compiler, $(4) flags, $(5) what is linked with it
+define host_rules
+$(2)_objs := $(LIB_SRCS:%.c=$(2)/%.o) $(patsubst %.c,$(2)/%.o,$($(1).srcs))
+$(2)/%.o: %.c Makefile
+	$$(Q)mkdir -p $$(@D)
+	$$(Q)$(3) $(CPPFLAGS_COMMON) -I$($(1).dir) $(CPPFLAGS) $(CFLAGS_COMMON) $(4) -fPIC -fvisibility=hidden -MMD -MP -c -o $$@ $$<
 
-# The blobs, as data of the library.
-$(BUILD)/blobs.inc: $(BLOBS) Makefile
-	$(Q){ for blob in $(BLOBS); do echo '{{'; od -An -v -tu1 $$blob | sed 's/ *\([0-9]\+\)/\1,/g'; echo '}},'; done; } > $@
-$(BUILD)/loader/blobs.o: $(BUILD)/blobs.inc
+$(2)/loader/blobs.o: $(BUILD)/blobs.inc
 
-$(BUILD)/libaio-restorer.a: $(LIB_OBJS)
-	$(Q)rm -f $@ && ar rcD $@ $^
+$(2)/libaio-restorer.a: $$($(2)_objs)
+	$$(Q)rm -f $$@ && ar rcD $$@ $$^
 
-$(BUILD)/libaio-restorer.so: $(LIB_OBJS)
+$(2)/aio-restorer: $(CLI_SRCS:%.c=$(2)/%.o) $(2)/libaio-restorer.a
+	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$^ $(5)
+endef
+$(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),-lelf))
+
+$(BUILD)/libaio-restorer.so: $($(BUILD)_objs)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libaio-restorer.so.0 -o $@ $^
-
-$(BUILD)/aio-restorer: $(CLI_OBJS) $(BUILD)/libaio-restorer.a
-	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lelf
 
 # ---- tests ----
 
 include tests/tests.mk
 include tests/cli.mk
+include tests/guest.mk
 SCRIPT_TESTS += tests/style.t tests/demo.t
 
 export BUILD CC
@@ -123,7 +144,7 @@ check: setup-check
 
 $(BUILD)/tests/demo: tests/demo.c Makefile
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS) $(HOST_CFLAGS) $(LDFLAGS) -o $@ $< -laio
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_COMMON) $(LDFLAGS) -o $@ $< -laio
 
 demo: setup-demo
 	$(Q)$(MAKE) --no-print-directory all $(BUILD)/tests/demo

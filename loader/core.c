@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "archs.h"
 #include "core.h"
 #include "internal.h"
+#include "names.h"
 
 /* More than any process's core has; a file with holes may well say, and hold, more. */
 #define MOST_SEGMENTS (1u << 20)
@@ -121,11 +121,8 @@ static int open_elf(struct core *core)
 		return bad(core, "an ELF file, but not a core");
 	if (core->header.e_ident[EI_DATA] != ELFDATA2LSB)
 		return bad(core, "of a big-endian machine; none is known that has rings");
-#define ROW(name, number, machine, class)                                                          \
-	if (core->header.e_machine == (machine) && core->header.e_ident[EI_CLASS] == (class))      \
-		core->image->arch = number;
-	AIOR_ARCHS(ROW)
-#undef ROW
+	core->image->arch =
+	    aior_arch_of_elf(core->header.e_machine, core->header.e_ident[EI_CLASS]);
 	if (!core->image->arch)
 		return bad(core, "of a machine that is not known (e_machine %u, class %u)",
 		    core->header.e_machine, core->header.e_ident[EI_CLASS]);

@@ -3,20 +3,23 @@
  * Writes an image as an ELF core; elf(5), core(5). A PT_NOTE with each thread's NT_PRSTATUS and our
  * own table of the rings, then a PT_LOAD for each ring.
  */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/procfs.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "arch.h"
+#include "headers.h"
 #include "internal.h"
+#include "names.h"
 
 struct core {
 	const struct aior_image *image;
+	unsigned char class;
+	uint16_t machine;
 	FILE *file;
 	uint64_t at; /* bytes written */
 };
@@ -66,31 +69,61 @@ static size_t table_size(const struct aior_image *image)
 	return sizeof(struct aior_table) + image->ring_count * sizeof(struct aior_ring_record);
 }
 
-static uint64_t notes_size(const struct aior_image *image)
+/*
+ * struct elf_prstatus (linux/elfcore.h), whose words are the architecture's, and in whose middle its
+ * registers lie: where they do, and how many bytes it has in all.
+ */
+static size_t regs_offset(const struct core *core)
 {
-	return image->thread_count * note_size(sizeof("CORE"), sizeof(struct elf_prstatus)) +
-	       note_size(sizeof(AIOR_NOTE_NAME), table_size(image));
+	return core->class == ELFCLASS64 ? 112 : 72;
 }
 
-static void put_threads(struct core *core)
+static size_t status_size(const struct core *core, const struct aior_thread *thread)
 {
-	for (size_t i = 0; i < core->image->thread_count; i++) {
-		const struct aior_thread *thread = &core->image->threads[i];
-		struct elf_prstatus status = {
-		    .pr_info.si_signo = thread->stop_signal,
-		    .pr_cursig = (short)thread->stop_signal,
-		    .pr_sigpend = thread->pending,
-		    .pr_sighold = thread->blocked,
-		    .pr_pid = thread->tid,
-		};
-		size_t len = sizeof(status.pr_reg);
+	/* Behind the registers a 32-bit flag, pr_fpvalid. */
+	return regs_offset(core) +
+	       round_up(thread->regs_len + sizeof(int32_t), core->class == ELFCLASS64 ? 8 : 4);
+}
 
-		memcpy(
-		    &status.pr_reg, thread->regs, thread->regs_len < len ? thread->regs_len : len);
-		put_note_header(core, "CORE", NT_PRSTATUS, sizeof(status));
-		put(core, &status, sizeof(status));
-		pad(core, round_up(core->at, 4));
-	}
+static uint64_t notes_size(const struct core *core)
+{
+	const struct aior_image *image = core->image;
+	uint64_t size = note_size(sizeof(AIOR_NOTE_NAME), table_size(image));
+
+	for (size_t i = 0; i < image->thread_count; i++)
+		size += note_size(sizeof("CORE"), status_size(core, &image->threads[i]));
+	return size;
+}
+
+/* A word of the architecture's, low half first. */
+static unsigned char *put_word(const struct core *core, unsigned char *at, uint64_t value)
+{
+	size_t size = core->class == ELFCLASS64 ? 8 : 4;
+
+	memcpy(at, &value, size);
+	return at + size;
+}
+
+static int put_thread(struct core *core, const struct aior_thread *thread)
+{
+	size_t size = status_size(core, thread);
+	unsigned char *status = calloc(1, size), *at = status;
+	int32_t signal = thread->stop_signal, tid = thread->tid;
+	int16_t current = (int16_t)signal;
+
+	if (!status)
+		return -1;
+	memcpy(at, &signal, sizeof(signal));        /* pr_info.si_signo */
+	memcpy(at + 12, &current, sizeof(current)); /* pr_cursig */
+	at = put_word(core, at + 16, thread->pending);
+	at = put_word(core, at, thread->blocked);
+	memcpy(at, &tid, sizeof(tid)); /* pr_pid */
+	memcpy(status + regs_offset(core), thread->regs, thread->regs_len);
+	put_note_header(core, "CORE", NT_PRSTATUS, size);
+	put(core, status, size);
+	pad(core, round_up(core->at, 4));
+	free(status);
+	return 0;
 }
 
 static void put_table(struct core *core)
@@ -136,6 +169,20 @@ static uint32_t segment_flags(uint32_t prot)
 	       (prot & PROT_EXEC ? PF_X : 0u);
 }
 
+/* Where a header of the core's class is made. */
+union elf_any {
+	Elf64_Ehdr header;
+	Elf64_Phdr segment;
+	Elf64_Shdr section;
+};
+
+static void put_segment(struct core *core, Elf64_Phdr segment)
+{
+	union elf_any any;
+
+	put(core, &any, aior_elf_segment(&any, core->class, segment));
+}
+
 /*
  * The ELF header, the section header that holds the number of segments where e_phnum cannot
  * (PN_XNUM, elf(5)), and the program headers. Returns where the first segment lies.
@@ -143,58 +190,51 @@ static uint32_t segment_flags(uint32_t prot)
 static uint64_t put_headers(struct core *core)
 {
 	const struct aior_image *image = core->image;
-	uint64_t segments = image->ring_count + 1, headers, data;
+	uint64_t segments = image->ring_count + 1, data;
+	Elf64_Ehdr header = {.e_type = ET_CORE, .e_machine = core->machine};
+	Elf64_Shdr section = {.sh_size = 1, .sh_info = (Elf64_Word)segments};
+	Elf64_Phdr segment = {.p_type = PT_NOTE, .p_align = 4, .p_filesz = notes_size(core)};
+	union elf_any any;
+	size_t header_size = aior_elf_header(&any, core->class, header);
+	size_t section_size = aior_elf_section(&any, core->class, section);
 	int is_extended = segments >= PN_XNUM;
-	Elf64_Ehdr header = {
-	    .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
-	    .e_type = ET_CORE,
-	    .e_machine = HOST_MACHINE,
-	    .e_version = EV_CURRENT,
-	    .e_phoff = sizeof(header) + (is_extended ? sizeof(Elf64_Shdr) : 0),
-	    .e_ehsize = sizeof(header),
-	    .e_phentsize = sizeof(Elf64_Phdr),
-	    .e_phnum = (Elf64_Half)(is_extended ? PN_XNUM : segments),
-	};
-	Elf64_Phdr phdr = {.p_type = PT_NOTE, .p_align = 4};
 
-	if (is_extended) {
-		header.e_shoff = sizeof(header);
-		header.e_shentsize = sizeof(Elf64_Shdr);
-		header.e_shnum = 1;
-	}
-	put(core, &header, sizeof(header));
-	if (is_extended) {
-		Elf64_Shdr shdr = {.sh_size = 1, .sh_info = (Elf64_Word)segments};
-
-		put(core, &shdr, sizeof(shdr));
-	}
-	headers = core->at + segments * sizeof(phdr);
-	phdr.p_offset = headers;
-	phdr.p_filesz = notes_size(image);
-	put(core, &phdr, sizeof(phdr));
-	data = round_up(headers + phdr.p_filesz, image->page_size);
-	phdr.p_offset = data;
+	header.e_phoff = header_size + (is_extended ? section_size : 0);
+	header.e_phnum = (Elf64_Half)(is_extended ? PN_XNUM : segments);
+	header.e_shoff = is_extended ? header_size : 0;
+	header.e_shnum = (Elf64_Half)is_extended;
+	put(core, &any, aior_elf_header(&any, core->class, header));
+	if (is_extended)
+		put(core, &any, aior_elf_section(&any, core->class, section));
+	segment.p_offset =
+	    core->at + segments * aior_elf_segment(&any, core->class, (Elf64_Phdr){0});
+	data = round_up(segment.p_offset + segment.p_filesz, image->page_size);
+	put_segment(core, segment);
+	segment.p_offset = data;
 	for (size_t i = 0; i < image->ring_count; i++) {
-		phdr.p_type = PT_LOAD;
-		phdr.p_flags = segment_flags(image->rings[i].prot);
-		phdr.p_vaddr = image->rings[i].addr;
-		phdr.p_filesz = phdr.p_memsz = image->rings[i].len;
-		phdr.p_align = image->page_size;
-		put(core, &phdr, sizeof(phdr));
-		phdr.p_offset += phdr.p_filesz;
+		segment.p_type = PT_LOAD;
+		segment.p_flags = segment_flags(image->rings[i].prot);
+		segment.p_vaddr = image->rings[i].addr;
+		segment.p_filesz = segment.p_memsz = image->rings[i].len;
+		segment.p_align = image->page_size;
+		put_segment(core, segment);
+		segment.p_offset += segment.p_filesz;
 	}
 	return data;
 }
 
-static void put_core(struct core *core)
+static int put_core(struct core *core)
 {
 	uint64_t data = put_headers(core);
 
-	put_threads(core);
+	for (size_t i = 0; i < core->image->thread_count; i++)
+		if (put_thread(core, &core->image->threads[i]))
+			return -1;
 	put_table(core);
 	pad(core, data);
 	for (size_t i = 0; i < core->image->ring_count; i++)
 		put(core, core->image->rings[i].content, core->image->rings[i].len);
+	return 0;
 }
 
 static int cannot_write(const char *path, int err, struct aior_error *error)
@@ -209,9 +249,9 @@ static int write_and_rename(const struct aior_image *image, FILE *file, const ch
 	struct core core = {.image = image, .file = file};
 	int err;
 
-	put_core(&core);
+	aior_arch_elf(image->arch, &core.machine, &core.class);
 	/* The umask may have taken bits that the owner needs. */
-	if (fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)) ||
+	if (put_core(&core) || fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)) ||
 	    rename(beside, path)) {
 		err = errno;
 		fclose(file);
@@ -229,11 +269,8 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 	FILE *file;
 	int fd, ret;
 
-	if (image->arch != aior_host_arch())
-		return aior_refuse(error,
-		    "process %d is not a program of this host's own architecture: such a process "
-		    "is not dumped",
-		    (int)image->pid);
+	if (!aior_arch_name(image->arch))
+		return aior_fail(error, EINVAL, "image", "its architecture is not known");
 	if (aior_check_image(image, error))
 		return -1;
 	if (!stat(path, &there) && !S_ISREG(there.st_mode))

@@ -5,8 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "emit.h"
 #include "internal.h"
+#include "names.h"
 
 /* Lines about rings in one refusal; the others are counted. */
 #define MOST_LINES 4
@@ -57,9 +57,30 @@ static int check_ring(
 	return 0;
 }
 
+/* Whether programs of that architecture run here, and this build has what it takes. */
+static int check_arch(uint32_t arch, struct aior_error *error)
+{
+	const char *host = aior_arch_name(aior_host_arch());
+
+	if (!aior_calls_of(arch))
+		return aior_refuse(error,
+		    "the rings are those of a process on %s: this host is %s", aior_arch_text(arch),
+		    host);
+	if (!aior_blob(arch, AIOR_OP_RESTORE))
+		return aior_refuse(error,
+		    "the rings are those of a process on %s, for which this build has no blobs (its "
+		    "cross compiler was missing: see `make blobs`)",
+		    aior_arch_text(arch));
+	if (!aior_can_execute(arch))
+		return aior_refuse(error,
+		    "the rings are those of a process on %s, and the kernel of this host (%s) runs "
+		    "no such programs",
+		    aior_arch_text(arch), host);
+	return 0;
+}
+
 int aior_check_host(const struct aior_image *image, struct aior_error *error)
 {
-	const char *arch = aior_arch_name(image->arch);
 	struct aior_host host;
 	uint64_t requests = 0;
 	size_t refused = 0;
@@ -68,9 +89,8 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 		memset(error, 0, sizeof(*error));
 	if (aior_get_host(&host, error))
 		return -1;
-	if (image->arch != aior_host_arch())
-		return aior_refuse(error, "the rings are those of a process on %s: this host is %s",
-		    arch ? arch : "an unknown machine", aior_arch_name(aior_host_arch()));
+	if (check_arch(image->arch, error))
+		return -1;
 	if (host.aio_errno)
 		return aior_refuse(error,
 		    "AIO does not work here: io_destroy says %s (a kernel without CONFIG_AIO, or a "

@@ -4,6 +4,7 @@
 #define AIOR_INTERNAL_H
 
 #include "aio-restorer.h"
+#include "calls.h"
 #include "restorer.h"
 #include "ring.h"
 
@@ -47,8 +48,13 @@ int aior_mappings(const struct aior_process *process, struct aior_mapping **mapp
     struct aior_error *error);
 /* Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. */
 int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data);
-/* The architecture and page size of its programs. */
+/* The architecture of the program that it runs; 0: one that is not known. */
 uint32_t aior_process_arch(const struct aior_process *process);
+/*
+ * The system call that a thread is in, and its first argument; -1: it is in none, or running, or
+ * that is not known.
+ */
+int aior_current_call(pid_t tid, uint64_t *first);
 int aior_read_number(const char *path, uint64_t *number);
 uint32_t aior_possible_cpus(void);
 
@@ -62,6 +68,19 @@ int aior_stop(
 size_t aior_stopped_count(const struct aior_stopped *stopped);
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread);
 void aior_continue(struct aior_stopped *stopped);
+
+/* blobs.c */
+
+/*
+ * The system calls of an architecture's programs; NULL if none of them can run here. The host's own
+ * can, and those of others that its kernel knows: see aior_can_execute().
+ */
+const struct aior_calls *aior_calls_of(uint32_t arch);
+
+/* run.c */
+
+/* Whether a program of that architecture can be executed here; tries it, if it is not the host's. */
+int aior_can_execute(uint32_t arch);
 
 /* live.c */
 int aior_read_rings(

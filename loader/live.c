@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "names.h"
 
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
 static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
@@ -305,11 +306,10 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 		    "process %d shares its memory with process %d: its rings are not its alone",
 		    (int)pid, (int)search.sharer);
 	describe(&process, image);
-	if (image->arch != aior_host_arch())
+	if (!aior_calls_of(image->arch))
 		return aior_refuse(error,
-		    "process %d is not a program of this host's own architecture: it cannot be "
-		    "dumped",
-		    (int)pid);
+		    "process %d runs a program for %s: this host (%s) cannot dump it", (int)pid,
+		    aior_arch_text(image->arch), aior_arch_name(aior_host_arch()));
 	if (aior_stop(&process, &stopped, error))
 		return -1;
 	ret = aior_read_rings(&process, image, error);

@@ -18,6 +18,7 @@
 #include "core.h"
 #include "emit.h"
 #include "internal.h"
+#include "names.h"
 #include "show.h"
 
 #define VERSION "0.1.0"

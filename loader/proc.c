@@ -2,6 +2,7 @@
 /* What /proc and /sys say; proc(5). */
 #include <ctype.h>
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -9,9 +10,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "arch.h"
-#include "archs.h"
 #include "internal.h"
+#include "names.h"
 
 #define PF_KTHREAD 0x00200000u /* include/linux/sched.h; field `flags` of /proc/PID/stat */
 
@@ -236,12 +236,22 @@ uint32_t aior_process_arch(const struct aior_process *process)
 	if (n != sizeof(ident))
 		return aior_host_arch();
 	memcpy(&machine, ident + offsetof(Elf32_Ehdr, e_machine), sizeof(machine));
-#define ROW(name, number, e_machine, class)                                                        \
-	if (machine == (e_machine) && ident[EI_CLASS] == (class))                                  \
-		return number;
-	AIOR_ARCHS(ROW)
-#undef ROW
-	return aior_host_arch();
+	return aior_arch_of_elf(machine, ident[EI_CLASS]);
+}
+
+/* "running", or the number and the arguments in hexadecimal, or -1: fs/proc/base.c. */
+int aior_current_call(pid_t tid, uint64_t *first)
+{
+	unsigned long long argument;
+	char path[64], text[256];
+	int nr;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
+	if (read_text(text, sizeof(text), path) ||
+	    sscanf(text, "%d 0x%llx", &nr, &argument) != 2 || nr < 0)
+		return -1;
+	*first = argument;
+	return nr;
 }
 
 int aior_read_number(const char *path, uint64_t *number)

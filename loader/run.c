@@ -18,8 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "arch.h"
+#include "headers.h"
 #include "internal.h"
+#include "names.h"
 #include "run.h"
 
 #define SEGMENT 0x10000ull /* alignment of all parts: the largest page there is */
@@ -76,6 +77,16 @@ static void place(struct program *program)
 	}
 }
 
+/* Whether the program's addresses are such as its ELF file can name. */
+static int fits(const struct program *program)
+{
+	unsigned char class;
+	uint16_t machine;
+
+	return !aior_arch_elf(program->image->arch, &machine, &class) &&
+	       (class == ELFCLASS64 || program->base + program->end <= UINT32_MAX);
+}
+
 static int put(int fd, const void *data, size_t len, uint64_t at)
 {
 	size_t done = 0;
@@ -115,25 +126,26 @@ static int put_headers(const struct program *program, int fd)
 	    },
 	};
 	Elf64_Ehdr header = {
-	    .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
 	    .e_type = ET_EXEC,
-	    .e_machine = HOST_MACHINE,
-	    .e_version = EV_CURRENT,
 	    .e_entry = program->base + sizeof(struct aior_blob),
-	    .e_phoff = sizeof(header),
-	    .e_ehsize = sizeof(header),
-	    .e_phentsize = sizeof(Elf64_Phdr),
+	    .e_phoff = sizeof(header), /* of either class: the shorter one is padded */
 	    .e_phnum = 2,
 	};
+	unsigned char bytes[sizeof(header) + sizeof(segments)] = {0}, class;
+	size_t at = sizeof(header);
 
-	return put(fd, &header, sizeof(header), 0) ||
-	       put(fd, segments, sizeof(segments), sizeof(header));
+	if (aior_arch_elf(program->image->arch, &header.e_machine, &class))
+		return -1;
+	aior_elf_header(bytes, class, header);
+	at += aior_elf_segment(bytes + at, class, segments[0]);
+	at += aior_elf_segment(bytes + at, class, segments[1]);
+	return put(fd, bytes, at, 0);
 }
 
 static int put_blocks(const struct program *program, int fd, int out)
 {
-	const struct aior_blob *run = aior_blob(HOST_ARCH, AIOR_OP_RUN);
-	const struct aior_blob *restore = aior_blob(HOST_ARCH, AIOR_OP_RESTORE);
+	const struct aior_blob *run = aior_blob(program->image->arch, AIOR_OP_RUN);
+	const struct aior_blob *restore = aior_blob(program->image->arch, AIOR_OP_RESTORE);
 	struct run_block block = {
 	    .stack = program->base + program->stack + STACK_BYTES,
 	    .restore = program->base + RUN_RESTORE + restore->call,
@@ -412,6 +424,23 @@ static int try_run(
 	return ret;
 }
 
+/* The program without a ring: only the kernel can say whether it would be executed. */
+int aior_can_execute(uint32_t arch)
+{
+	struct aior_image none = {.arch = arch}, result;
+	struct program program = {.image = &none};
+	struct aior_error error;
+
+	if (arch == aior_host_arch())
+		return 1;
+	lay_out(&program);
+	place(&program);
+	if (try_run(&program, &result, &error))
+		return error.err != ENOEXEC;
+	aior_image_free(&result);
+	return 1;
+}
+
 int aior_run(const struct aior_image *image, struct aior_image *result, struct aior_error *error)
 {
 	struct program program = {.image = image};
@@ -425,6 +454,9 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 		return -1;
 	lay_out(&program);
 	place(&program);
+	if (!fits(&program))
+		return aior_fail(error, ENOMEM, "run",
+		    "the rings leave no room for a program beside them");
 	/*
 	 * Something of the kernel's may lie in a ring's place and be sealed there (the vDSO, from
 	 * 6.16 on). The next process has it elsewhere.

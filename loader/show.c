@@ -6,8 +6,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "emit.h"
 #include "internal.h"
+#include "names.h"
 #include "show.h"
 
 static const char *const states[] = {
@@ -158,9 +158,7 @@ static void show_ring(FILE *out, const struct aior_ring *ring, int events)
 
 void show_image(FILE *out, const struct aior_image *image, int events)
 {
-	const char *arch = aior_arch_name(image->arch);
-
-	fprintf(out, "process %d, %s: ", (int)image->pid, arch ? arch : "unknown machine");
+	fprintf(out, "process %d, %s: ", (int)image->pid, aior_arch_text(image->arch));
 	if (image->ring_count)
 		fprintf(out, "%zu ring%s\n", image->ring_count, image->ring_count == 1 ? "" : "s");
 	else

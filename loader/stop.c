@@ -3,13 +3,12 @@
  * Stops all threads of a process, so that nobody but the process itself could tell: ptrace's SEIZE
  * and INTERRUPT send no signal and show the parent nothing; ptrace(2).
  */
+#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -29,55 +28,9 @@ struct stopped_thread {
 };
 
 struct aior_stopped {
+	const struct aior_calls *calls;
 	struct stopped_thread *threads;
 	size_t count, room;
-};
-
-/*
- * Calls that a stop breaks with EINTR where nothing had to end; signal(7), "Interruption of system
- * calls and library functions by stop signals". It names most of them; the calls on sockets are
- * broken only if the socket has a time limit (SO_RCVTIMEO, SO_SNDTIMEO). EINTR says that nothing
- * was transferred, so all of them can be made again. All others the kernel restarts by itself.
- */
-static const int broken_by_stop[] = {
-    SYS_io_getevents,
-    SYS_io_pgetevents,
-    SYS_io_uring_enter,
-    SYS_epoll_pwait,
-    SYS_rt_sigtimedwait,
-    SYS_recvmsg,
-    SYS_recvmmsg,
-    SYS_sendmsg,
-    SYS_sendmmsg,
-    SYS_accept4,
-    SYS_read,
-    SYS_readv,
-    SYS_write,
-    SYS_writev,
-#ifdef SYS_epoll_wait
-    SYS_epoll_wait,
-#endif
-#ifdef SYS_epoll_pwait2
-    SYS_epoll_pwait2,
-#endif
-#ifdef SYS_semop
-    SYS_semop,
-#endif
-#ifdef SYS_semtimedop
-    SYS_semtimedop,
-#endif
-#ifdef SYS_recvfrom
-    SYS_recvfrom,
-#endif
-#ifdef SYS_sendto
-    SYS_sendto,
-#endif
-#ifdef SYS_connect
-    SYS_connect,
-#endif
-#ifdef SYS_accept
-    SYS_accept,
-#endif
 };
 
 static int64_t now_ms(void)
@@ -97,34 +50,17 @@ static void nap(unsigned *naps)
 	nanosleep(&time, NULL);
 }
 
-static int is_in_io_submit(pid_t tid)
-{
-	char path[64], text[32];
-	ssize_t n = 0;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return 0;
-	text[n] = '\0';
-	return text[0] != 'r' && strtol(text, NULL, 10) == SYS_io_submit;
-}
-
 /*
  * A synchronous request that is interrupted inside io_submit delivers EINTR as its event, so a
  * thread is let out of it first. Returns 0 if that takes longer.
  */
-static int leaves_io_submit(pid_t tid, int64_t ms)
+static int leaves_io_submit(pid_t tid, const struct aior_calls *calls, int64_t ms)
 {
 	int64_t end = now_ms() + ms;
 	unsigned naps = 0;
+	uint64_t first;
 
-	while (is_in_io_submit(tid)) {
+	while (aior_current_call(tid, &first) == calls->io_submit) {
 		if (now_ms() >= end)
 			return 0;
 		nap(&naps);
@@ -179,6 +115,7 @@ static struct stopped_thread *add_thread(struct aior_stopped *stopped, pid_t tid
 struct stopping {
 	struct aior_stopped *stopped;
 	const struct aior_process *process;
+	const struct aior_calls *calls;
 	struct aior_error *error;
 	int found;       /* threads that this pass found */
 	int has_failed;  /* and `error` says why */
@@ -211,7 +148,7 @@ static int stop_task(pid_t tid, void *data)
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].tid == tid)
 			return 0;
-	if (!leaves_io_submit(tid, HOLD_MS)) {
+	if (!leaves_io_submit(tid, stopped->calls, HOLD_MS)) {
 		stopping->in_submit = tid;
 		return -1;
 	}
@@ -242,6 +179,7 @@ static int try_to_stop(struct stopping *stopping)
 
 	if (!stopped)
 		return aior_fail(stopping->error, ENOMEM, "stop", "out of memory");
+	stopped->calls = stopping->calls;
 	stopping->stopped = stopped;
 	stopping->in_submit = 0;
 	/* Until a pass finds no new thread: stopped threads make none. */
@@ -261,7 +199,11 @@ static int try_to_stop(struct stopping *stopping)
 int aior_stop(
     const struct aior_process *process, struct aior_stopped **stopped, struct aior_error *error)
 {
-	struct stopping stopping = {.process = process, .error = error};
+	struct stopping stopping = {
+	    .process = process,
+	    .calls = aior_calls_of(aior_process_arch(process)),
+	    .error = error,
+	};
 	int64_t end = now_ms() + PATIENCE_MS, left;
 
 	while (try_to_stop(&stopping)) {
@@ -269,7 +211,7 @@ int aior_stop(
 			return -1;
 		/* What it waits for may be up to a thread that we had stopped. */
 		left = end - now_ms();
-		if (left <= 0 || !leaves_io_submit(stopping.in_submit, left))
+		if (left <= 0 || !leaves_io_submit(stopping.in_submit, stopping.calls, left))
 			return aior_fail(error, ETIMEDOUT, "stop",
 			    "thread %d does not come out of io_submit: try again when its storage "
 			    "answers",
@@ -294,29 +236,57 @@ static int get_regs(pid_t tid, void *regs, size_t *len)
 	return 0;
 }
 
-/* The signal sets in /proc/TID/status, hexadecimal. */
-static void read_signals(struct aior_thread *thread)
+/* Signal sets, as /proc/TID/status has them in hexadecimal. */
+struct signals {
+	uint64_t pending; /* for the thread alone */
+	uint64_t shared;  /* pending for any thread of the process */
+	uint64_t blocked, caught;
+};
+
+static void read_signals(pid_t tid, struct signals *signals)
 {
+	const struct {
+		const char *key;
+		uint64_t *set;
+	} rows[] = {
+	    {"SigPnd:", &signals->pending},
+	    {"ShdPnd:", &signals->shared},
+	    {"SigBlk:", &signals->blocked},
+	    {"SigCgt:", &signals->caught},
+	};
 	char path[64], *line = NULL;
 	size_t room = 0;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)thread->tid);
+	memset(signals, 0, sizeof(*signals));
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
 	file = fopen(path, "re");
 	if (!file)
 		return;
-	while (getline(&line, &room, file) > 0) {
-		if (!strncmp(line, "SigPnd:", 7))
-			thread->pending = strtoull(line + 7, NULL, 16);
-		else if (!strncmp(line, "SigBlk:", 7))
-			thread->blocked = strtoull(line + 7, NULL, 16);
-	}
+	while (getline(&line, &room, file) > 0)
+		for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+			if (!strncmp(line, rows[i].key, strlen(rows[i].key)))
+				*rows[i].set = strtoull(line + strlen(rows[i].key), NULL, 16);
 	free(line);
 	fclose(file);
 }
 
+/* Whether a signal with a handler is about to be delivered to it. */
+static int handler_is_near(const struct stopped_thread *thread)
+{
+	struct signals signals;
+	uint64_t coming;
+
+	read_signals(thread->tid, &signals);
+	coming = (signals.pending | signals.shared) & ~signals.blocked;
+	if (thread->signal)
+		coming |= 1ull << (thread->signal - 1);
+	return !!(coming & signals.caught);
+}
+
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread)
 {
+	struct signals signals;
 	unsigned char regs[1024];
 	size_t len = sizeof(regs);
 
@@ -331,26 +301,36 @@ int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aio
 		return -1;
 	memcpy(thread->regs, regs, len);
 	thread->regs_len = len;
-	read_signals(thread);
+	read_signals(thread->tid, &signals);
+	thread->pending = signals.pending;
+	thread->blocked = signals.blocked;
+	return 0;
+}
+
+static int is_broken_by_stop(const struct aior_calls *calls, int nr)
+{
+	for (size_t i = 0; i < calls->broken_count; i++)
+		if (calls->broken_by_stop[i] == nr)
+			return 1;
 	return 0;
 }
 
 /* A wait that the stop broke is made again. */
-static void restart_wait(pid_t tid)
+static void restart_wait(const struct stopped_thread *thread, const struct aior_calls *calls)
 {
 	arch_regs regs;
-	struct iovec vec = {.iov_base = &regs, .iov_len = sizeof(regs)};
+	size_t len = sizeof(regs);
+	struct iovec vec = {.iov_base = &regs};
+	int nr;
 
-	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &vec) || vec.iov_len != sizeof(regs) ||
-	    arch_result(&regs) != -EINTR)
+	if (get_regs(thread->tid, &regs, &len))
 		return;
-	for (size_t i = 0; i < sizeof(broken_by_stop) / sizeof(broken_by_stop[0]); i++) {
-		if (arch_syscall(&regs) != broken_by_stop[i])
-			continue;
-		arch_restart(&regs);
-		ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec);
+	nr = arch_interrupted_call(thread->tid, &regs, len);
+	if (nr < 0 || !is_broken_by_stop(calls, nr) ||
+	    !arch_restart(thread->tid, nr, &regs, len, handler_is_near(thread)))
 		return;
-	}
+	vec.iov_len = len;
+	ptrace(PTRACE_SETREGSET, thread->tid, NT_PRSTATUS, &vec);
 }
 
 void aior_continue(struct aior_stopped *stopped)
@@ -360,7 +340,7 @@ void aior_continue(struct aior_stopped *stopped)
 
 		if (!thread->is_stopped)
 			continue;
-		restart_wait(thread->tid);
+		restart_wait(thread, stopped->calls);
 		ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 	}
 	free(stopped->threads);

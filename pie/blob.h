@@ -16,29 +16,46 @@
 #include "ring.h"
 #include "sys.h"
 
-/* In arch/: see the entry file there. */
+/* In arch/: see the entry file there. Hidden, or calls would need a table that nobody fills. */
+#pragma GCC visibility push(hidden)
 int aior_main(struct aior_args *args, int jumped);
 _Noreturn void aior_park(void);
-_Noreturn void aior_sigreturn(uint64_t stack_pointer);
+_Noreturn void aior_sigreturn(unsigned long stack_pointer);
+#pragma GCC visibility pop
+
+/* A blob's entry is called as everybody's C functions are, whatever its own are like. */
+#ifndef ARCH_ENTRY
+#define ARCH_ENTRY
+#endif
+typedef int ARCH_ENTRY blob_entry(struct aior_args *args);
+
+/*
+ * Addresses in the contract have 64 bits everywhere. Here they have those of the architecture's
+ * pointers: what does not fit is refused first (fits_pointer), and the rest is exact.
+ */
+static inline int fits_pointer(uint64_t addr)
+{
+	return addr == (unsigned long)addr;
+}
 
 static inline struct aior_ring_record *ring_record(const struct aior_args *args, uint32_t i)
 {
-	return (void *)(unsigned long)(args->rings + (uint64_t)i * args->ring_stride);
+	return (void *)((unsigned long)args->rings + (unsigned long)i * args->ring_stride);
 }
 
 static inline struct aior_poll_record *poll_record(const struct aior_args *args, uint32_t i)
 {
-	return (void *)(unsigned long)(args->polls + (uint64_t)i * args->poll_stride);
+	return (void *)((unsigned long)args->polls + (unsigned long)i * args->poll_stride);
 }
 
-static inline struct aio_ring *ring_at(uint64_t addr)
+static inline struct aio_ring *ring_at(unsigned long addr)
 {
-	return (struct aio_ring *)(unsigned long)addr;
+	return (struct aio_ring *)addr;
 }
 
-static inline struct aio_slot *slots_at(uint64_t addr)
+static inline struct aio_slot *slots_at(unsigned long addr)
 {
-	return (struct aio_slot *)(unsigned long)(addr + AIO_RING_HEADER);
+	return (struct aio_slot *)(addr + AIO_RING_HEADER);
 }
 
 /* Writes down what failed, and returns it as the blob does: -errno. */
@@ -49,32 +66,22 @@ static inline int fail(struct aior_args *args, uint32_t step, long err)
 	return (int)err;
 }
 
-/* The same for a ring's failure. */
-static inline int fail_ring(struct aior_args *args, uint32_t i, uint32_t step, long err)
+/* Whether what a system call has returned is -errno, where success may be any address. */
+static inline int is_errno(long ret)
 {
-	struct aior_ring_record *ring = ring_record(args, i);
-
-	ring->step = step;
-	ring->err = (uint32_t)-err;
-	args->ring = i;
-	return fail(args, step, err);
-}
-
-/* An address that this architecture's pointers hold. */
-static inline int fits_pointer(uint64_t addr, uint64_t len)
-{
-	return addr + len >= addr && addr + len <= (unsigned long)-1;
+	return (unsigned long)ret > -4096ul;
 }
 
 /*
  * Whether all of [addr, addr + len) is mapped, so that touching it does not end in SIGSEGV (unless
- * it is mapped without access). msync(MS_ASYNC) does nothing but look: mm/msync.c.
+ * it is mapped without access). msync(MS_ASYNC) does nothing but look: mm/msync.c. It takes a length
+ * that wraps for 0.
  */
-static inline int is_mapped(uint64_t addr, uint64_t len, uint32_t page_size)
+static inline int is_mapped(unsigned long addr, unsigned long len, uint32_t page_size)
 {
-	uint64_t start = addr & ~(uint64_t)(page_size - 1);
+	unsigned long start = addr & -(unsigned long)page_size;
 
-	return !len || (fits_pointer(addr, len) && !sys_msync(start, addr + len - start, MS_ASYNC));
+	return !len || (addr + len > addr && !sys_msync(start, addr + len - start, MS_ASYNC));
 }
 
 /* Whether this release knows the block's version, size, flags and end. */

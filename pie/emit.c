@@ -4,12 +4,11 @@
  * enter, what it needs, which contract it keeps.
  */
 #include <ctype.h>
-#include <elf.h>
 #include <errno.h>
 #include <string.h>
 
-#include "archs.h"
 #include "emit.h"
+#include "names.h"
 #include "object.h"
 #include "restorer.h"
 
@@ -48,53 +47,7 @@ const char *aior_blob_check(const void *bytes, size_t size)
 	return NULL;
 }
 
-static const struct {
-	const char *name;
-	uint32_t number;
-	uint16_t machine;
-	unsigned char class;
-} archs[] = {
-#define ROW(name, number, machine, class) {#name, number, machine, class},
-    AIOR_ARCHS(ROW)
-#undef ROW
-};
-
-static const char *const ops[] = {
-    [AIOR_OP_RESTORE] = "restore",
-    [AIOR_OP_STAGE] = "stage",
-    [AIOR_OP_RUN] = "run",
-};
-
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-const char *aior_arch_name(uint32_t arch)
-{
-	for (size_t i = 0; i < COUNT(archs); i++)
-		if (archs[i].number == arch)
-			return archs[i].name;
-	return NULL;
-}
-
-uint32_t aior_arch_number(const char *name)
-{
-	for (size_t i = 0; i < COUNT(archs); i++)
-		if (!strcmp(archs[i].name, name))
-			return archs[i].number;
-	return 0;
-}
-
-const char *aior_op_name(uint32_t op)
-{
-	return op < COUNT(ops) ? ops[op] : NULL;
-}
-
-uint32_t aior_op_number(const char *name)
-{
-	for (uint32_t op = 0; op < COUNT(ops); op++)
-		if (ops[op] && !strcmp(ops[op], name))
-			return op;
-	return 0;
-}
 
 /* What the header says, as every form repeats it. */
 #define FACTS(X)                                                                                   \
@@ -358,11 +311,12 @@ static int write_json(FILE *out, const void *blob)
 static int write_obj(FILE *out, const void *blob)
 {
 	const struct aior_blob *header = blob;
-	size_t row = 0;
+	unsigned char class;
+	uint16_t machine;
 
-	while (archs[row].number != header->arch)
-		row++;
-	return aior_object_write(out, header, archs[row].machine, archs[row].class);
+	if (aior_arch_elf(header->arch, &machine, &class))
+		return -1;
+	return aior_object_write(out, header, machine, class);
 }
 
 const struct blob_format aior_blob_formats[] = {

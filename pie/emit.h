@@ -15,12 +15,6 @@ uint32_t aior_blob_crc32(const void *bytes, size_t size);
  */
 const char *aior_blob_check(const void *bytes, size_t size);
 
-/* The name of an AIOR_ARCH_… or AIOR_OP_… number; NULL if it has none. And back; 0 if none. */
-const char *aior_arch_name(uint32_t arch);
-const char *aior_op_name(uint32_t op);
-uint32_t aior_arch_number(const char *name);
-uint32_t aior_op_number(const char *name);
-
 /* A form that a blob is written in. */
 struct blob_format {
 	const char *name;

@@ -16,9 +16,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "archs.h"
 #include "callgraph.h"
 #include "emit.h"
+#include "names.h"
 #include "restorer.h"
 
 /*
@@ -184,12 +184,12 @@ static void open_elf(struct elf *elf, const char *path)
 
 static uint32_t arch_of(const struct elf *elf)
 {
-#define ROW(name, number, machine, class)                                                          \
-	if (elf->header.e_machine == (machine) && elf->header.e_ident[EI_CLASS] == (class))        \
-		return number;
-	AIOR_ARCHS(ROW)
-#undef ROW
-	fail("for a machine that no blob is made for (e_machine %u)", elf->header.e_machine);
+	uint32_t arch = aior_arch_of_elf(elf->header.e_machine, elf->header.e_ident[EI_CLASS]);
+
+	if (!arch)
+		fail(
+		    "for a machine that no blob is made for (e_machine %u)", elf->header.e_machine);
+	return arch;
 }
 
 static void refuse_section(const char *name, const Elf64_Shdr *shdr)

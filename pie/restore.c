@@ -29,15 +29,18 @@ struct scratch {
 
 _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2 + 256, "room for a batch");
 
+/* What is done with all rings before the next thing is done with any. */
+enum phase { CHECK, RESERVE, CREATE, POLL, PROTECT, MOVE, PHASES };
+
 struct work {
 	struct aior_args *args;
 	struct scratch *scratch;
-	uint32_t batch;     /* pointers in scratch->batch */
-	uint32_t reserved;  /* records whose destination is reserved */
-	uint32_t protected; /* records whose ring has its protection */
-	uint32_t moved;     /* records whose ring is at its address */
-	long cpu_bytes;     /* of scratch->cpus; 0: the thread was not pinned */
-	int pipe[2];        /* of our own; -1: there is none */
+	uint32_t batch;        /* pointers in scratch->batch */
+	uint32_t done[PHASES]; /* how many rings are through with each phase */
+	uint32_t polls;        /* how many polls are through with this one */
+	unsigned long end;     /* CHECK: where the ring before ends */
+	long cpu_bytes;        /* of scratch->cpus; 0: the thread was not pinned */
+	int pipe[2];           /* of our own; -1: there is none */
 };
 
 const struct aior_blob header __attribute__((section(".header"), used)) = {
@@ -57,107 +60,98 @@ static inline int is_in_place(const struct aior_ring_record *ring)
 static long check_args(const struct aior_args *args)
 {
 	uint32_t page = args->page_size;
+	uint64_t rings = (uint64_t)args->ring_count * args->ring_stride;
+	uint64_t polls = (uint64_t)args->poll_count * args->poll_stride;
 
-	if (page < 4096 || page & (page - 1) || args->scratch & 15 ||
-	    args->scratch_len < SCRATCH_BYTES || (args->rings | args->polls) & 7 ||
+	if ((page & (page - 1)) | ((uint32_t)args->scratch & 15) |
+		(((uint32_t)args->rings | (uint32_t)args->polls | args->ring_stride |
+		     args->poll_stride) &
+		    7) ||
+	    page < 4096 || args->scratch_len < SCRATCH_BYTES ||
 	    (args->ring_count && args->ring_stride < sizeof(struct aior_ring_record)) ||
-	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)) ||
-	    (args->ring_stride | args->poll_stride) & 7)
+	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)))
 		return -EINVAL;
-	if (!is_mapped(args->scratch, args->scratch_len, page) ||
-	    !is_mapped(args->rings, (uint64_t)args->ring_count * args->ring_stride, page) ||
-	    !is_mapped(args->polls, (uint64_t)args->poll_count * args->poll_stride, page))
+	if (!fits_pointer(
+		args->scratch | args->scratch_len | args->rings | args->polls | rings | polls) ||
+	    !is_mapped(args->scratch, args->scratch_len, page) ||
+	    !is_mapped(args->rings, rings, page) || !is_mapped(args->polls, polls, page))
 		return -EFAULT;
 	return 0;
 }
 
-/* A ring record and the staged content that it names; `end` is where the ring before it ends. */
-static long check_ring(struct aior_ring_record *ring, uint64_t end, uint32_t page)
+/* The next poll of that ring, in this phase; NULL when there is none left. */
+static struct aior_poll_record *next_poll(struct work *work, const struct aior_ring_record *ring)
 {
-	const struct aio_ring *staged = ring_at(ring->staged);
+	struct aior_poll_record *poll = poll_record(work->args, work->polls);
 
-	if (ring->addr & (page - 1) || ring->len & (page - 1) || ring->staged & 7 || ring->flags ||
-	    ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) || ring->reserved ||
-	    !fits_pointer(ring->addr, ring->len) || ring->addr < end)
+	if (work->polls == work->args->poll_count || poll->ring != ring->addr)
+		return 0;
+	work->polls++;
+	return poll;
+}
+
+/* A ring record and the staged content that it names. */
+static long check(struct work *work, struct aior_ring_record *ring)
+{
+	unsigned long addr = ring->addr, len = ring->len, at = ring->staged;
+	uint32_t page = work->args->page_size;
+	const struct aio_ring *staged = ring_at(at);
+	struct aior_poll_record *poll;
+
+	ring->step = AIOR_STEP_RING;
+	if (!fits_pointer(ring->addr | ring->len) || (addr | len) & (page - 1) || at & 7 ||
+	    ring->flags || ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) ||
+	    ring->reserved || addr + len < addr || addr < work->end)
 		return -EINVAL;
-	if (!is_in_place(ring) && ring->staged < ring->addr + ring->len &&
-	    ring->addr < ring->staged + ring->len)
+	if (at != addr && at < addr + len && addr < at + len)
 		return -EINVAL;
-	if (!is_mapped(ring->staged, ring->len, page))
+	if (!fits_pointer(ring->staged) || !is_mapped(at, len, page))
 		return -EFAULT;
-	if (aio_ring_check(staged, ring->len) != AIO_RING_OK)
+	if (aio_ring_check(staged, len) != AIO_RING_OK)
 		return -EINVAL;
+	work->end = addr + len;
 	ring->head = staged->head;
 	ring->tail = staged->tail;
 	ring->aside = 0;
 	ring->new_len = 0;
 	ring->err = 0;
-	ring->step = AIOR_STEP_NONE;
-	return 0;
-}
-
-/* All that can be checked before anything is done. */
-static int check(struct work *work)
-{
-	struct aior_args *args = work->args;
-	uint64_t end = 0;
-	uint32_t poll = 0;
-	long err = check_args(args);
-
-	if (err)
-		return fail(args, AIOR_STEP_ARGS, err);
-	for (uint32_t i = 0; i < args->ring_count; i++) {
-		struct aior_ring_record *ring = ring_record(args, i);
-
-		err = check_ring(ring, end, args->page_size);
-		if (err)
-			return fail_ring(args, i, AIOR_STEP_RING, err);
-		end = ring->addr + ring->len;
-		for (; poll < args->poll_count && poll_record(args, poll)->ring == ring->addr;
-		     poll++) {
-			poll_record(args, poll)->flags = 0;
-			poll_record(args, poll)->err = 0;
-		}
+	while ((poll = next_poll(work, ring))) {
+		poll->flags = 0;
+		poll->err = 0;
 	}
-	if (poll < args->poll_count)
-		return fail(args, AIOR_STEP_ARGS, -EINVAL);
 	return 0;
 }
 
 /*
- * Keeps the destinations of all rings that are staged elsewhere, so that no new ring, and nothing
- * else, can come to lie there. Kernels before 4.17 take MAP_FIXED_NOREPLACE for a hint.
+ * Keeps the destination of a ring that is staged elsewhere, so that no new ring, and nothing else,
+ * can come to lie there. Kernels before 4.17 take MAP_FIXED_NOREPLACE for a hint.
  */
-static int reserve(struct work *work)
+static long reserve(struct aior_ring_record *ring)
 {
-	struct aior_args *args = work->args;
+	long at;
 
-	for (uint32_t i = 0; i < args->ring_count; i++, work->reserved++) {
-		struct aior_ring_record *ring = ring_record(args, i);
-		long at;
-
-		if (is_in_place(ring))
-			continue;
-		at = sys_mmap(ring->addr, ring->len, PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE);
-		if (at < 0 && at >= -4095)
-			return fail_ring(args, i, AIOR_STEP_RESERVE, at);
-		if ((unsigned long)at != ring->addr) {
-			sys_munmap((unsigned long)at, ring->len);
-			return fail_ring(args, i, AIOR_STEP_RESERVE, -EEXIST);
-		}
-	}
-	return 0;
+	if (is_in_place(ring))
+		return 0;
+	ring->step = AIOR_STEP_RESERVE;
+	at = sys_mmap(ring->addr, ring->len, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE);
+	if (is_errno(at))
+		return at;
+	if ((unsigned long)at == ring->addr)
+		return 0;
+	sys_munmap((unsigned long)at, ring->len);
+	return -EEXIST;
 }
 
 /* Makes ready what the advance needs: the one iocb, pointers to it, a descriptor to read. */
-static int prepare(struct work *work)
+static long prepare(struct work *work)
 {
 	struct aior_args *args = work->args;
 	struct scratch *scratch = work->scratch;
 	struct iocb *null_read = &scratch->null_read;
-	uint64_t room = (args->scratch_len - sizeof(*scratch)) / sizeof(scratch->batch[0]);
-	uint64_t *words = (uint64_t *)null_read;
+	unsigned long room =
+	    ((unsigned long)args->scratch_len - sizeof(*scratch)) / sizeof(scratch->batch[0]);
+	unsigned long *words = (unsigned long *)null_read;
 	int fd = args->fd;
 
 	for (unsigned i = 0; i < sizeof(*null_read) / sizeof(*words); i++)
@@ -167,7 +161,7 @@ static int prepare(struct work *work)
 
 		if (err) {
 			work->pipe[0] = -1;
-			return fail(args, AIOR_STEP_PIPE, err);
+			return err;
 		}
 		fd = work->pipe[0];
 	}
@@ -254,32 +248,33 @@ static long advance(struct work *work, struct aior_ring_record *ring)
 	return fresh->tail == ring->tail ? 0 : -EIO;
 }
 
-static void copy(uint64_t to, uint64_t from, uint64_t len)
+static void copy(unsigned long to, unsigned long from, unsigned long len)
 {
-	uint64_t *words = (uint64_t *)(unsigned long)to;
-	const uint64_t *source = (const uint64_t *)(unsigned long)from;
+	unsigned long *words = (unsigned long *)to;
+	const unsigned long *source = (const unsigned long *)from;
 
 	for (unsigned long i = 0; i < len / sizeof(*words); i++)
 		words[i] = source[i];
 }
 
-static int create(struct work *work, uint32_t i)
+static long create(struct work *work, struct aior_ring_record *ring)
 {
-	struct aior_args *args = work->args;
-	struct aior_ring_record *ring = ring_record(args, i);
 	const uint32_t skipped = offsetof(struct aio_ring, magic);
 	aio_context_t ctx = 0;
 	long err;
 
-	err = sys_io_setup(aio_ring_smallest_n(ring->len, args->page_size), &ctx);
+	ring->step = AIOR_STEP_SETUP;
+	err = sys_io_setup(aio_ring_smallest_n((uint32_t)ring->len, work->args->page_size), &ctx);
 	if (err)
-		return fail_ring(args, i, AIOR_STEP_SETUP, err);
+		return err;
 	ring->aside = ctx;
-	if (ring_at(ctx)->nr != aio_ring_nr(ring->len))
-		return fail_ring(args, i, AIOR_STEP_SIZE, -ERANGE);
+	ring->step = AIOR_STEP_SIZE;
+	if (ring_at(ctx)->nr != aio_ring_nr((uint32_t)ring->len))
+		return -ERANGE;
+	ring->step = AIOR_STEP_ADVANCE;
 	err = advance(work, ring);
 	if (err)
-		return fail_ring(args, i, AIOR_STEP_ADVANCE, err);
+		return err;
 	/*
 	 * All but the first four fields: id, nr and tail are the kernel's in the new ring (it looks
 	 * a context up by the id that it reads there), and the head stands already.
@@ -296,18 +291,16 @@ static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *i
 {
 	struct sys_iovec to = {iocb, sizeof(*iocb)};
 	struct sys_iovec from = {(void *)(unsigned long)addr, sizeof(*iocb)};
-	const uint64_t *words = from.base;
 	long n;
 
-	if (!fits_pointer(addr, sizeof(*iocb)))
+	if (!fits_pointer(addr))
 		return 0;
 	n = sys_process_vm_readv(sys_getpid(), &to, &from);
 	if (n == (long)sizeof(*iocb))
 		return 1;
 	if (n >= 0 || n == -EFAULT || addr & 7 || !is_mapped(addr, sizeof(*iocb), args->page_size))
 		return 0;
-	for (unsigned i = 0; i < sizeof(*iocb) / sizeof(*words); i++)
-		((uint64_t *)iocb)[i] = words[i];
+	copy((unsigned long)iocb, addr, sizeof(*iocb));
 	return 1;
 }
 
@@ -387,62 +380,40 @@ static long submit_poll(
 	return lose_poll(work, ring, poll, n);
 }
 
-static int submit_polls(struct work *work)
+static long submit_polls(struct work *work, struct aior_ring_record *ring)
 {
-	struct aior_args *args = work->args;
-	uint32_t i = 0;
+	struct aior_poll_record *poll;
+	long err = 0;
 
-	for (uint32_t p = 0; p < args->poll_count; p++) {
-		struct aior_poll_record *poll = poll_record(args, p);
-		long err;
-
-		while (ring_record(args, i)->addr != poll->ring)
-			i++;
-		err = submit_poll(work, ring_record(args, i), poll);
-		if (err)
-			return fail_ring(args, i, AIOR_STEP_POLL, err);
-	}
-	return 0;
+	ring->step = AIOR_STEP_POLL;
+	while (!err && (poll = next_poll(work, ring)))
+		err = submit_poll(work, ring, poll);
+	return err;
 }
 
 /* A ring that its owner had protected; before the move, while it can still be refused. */
-static int protect(struct work *work)
+static long protect(struct aior_ring_record *ring)
 {
-	struct aior_args *args = work->args;
-
-	for (uint32_t i = 0; i < args->ring_count; i++, work->protected ++) {
-		struct aior_ring_record *ring = ring_record(args, i);
-		long err;
-
-		if (!ring->prot || ring->prot == (PROT_READ | PROT_WRITE))
-			continue;
-		err = sys_mprotect(ring->aside, ring->len, (int)ring->prot);
-		if (err)
-			return fail_ring(args, i, AIOR_STEP_PROTECT, err);
-	}
-	return 0;
+	ring->step = AIOR_STEP_PROTECT;
+	if (!ring->prot || ring->prot == (PROT_READ | PROT_WRITE))
+		return 0;
+	return sys_mprotect(ring->aside, ring->len, (int)ring->prot);
 }
 
 /*
- * Each ring onto its address: its handle goes with it (aio_ring_mremap, fs/aio.c). A move that would
+ * A ring onto its address: its handle goes with it (aio_ring_mremap, fs/aio.c). A move that would
  * split a mapping when none is to spare fails with ENOMEM, and then the destination is untouched
  * (mremap_to, mm/mremap.c).
  */
-static int move(struct work *work)
+static long move(struct aior_ring_record *ring)
 {
-	struct aior_args *args = work->args;
+	long at;
 
-	for (uint32_t i = 0; i < args->ring_count; i++, work->moved++) {
-		struct aior_ring_record *ring = ring_record(args, i);
-		long at;
-
-		if (is_in_place(ring))
-			ring->new_len = ring_at(ring->addr)->id; /* kept for stage_again() */
-		at = sys_mremap(ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
-		if ((unsigned long)at != ring->addr)
-			return fail_ring(args, i, AIOR_STEP_MOVE, at);
-	}
-	return 0;
+	ring->step = AIOR_STEP_MOVE;
+	if (is_in_place(ring))
+		ring->new_len = ring_at(ring->addr)->id; /* kept for stage_again() */
+	at = sys_mremap(ring->aside, ring->len, MREMAP_MAYMOVE | MREMAP_FIXED, ring->addr);
+	return (unsigned long)at == ring->addr ? 0 : at;
 }
 
 /*
@@ -472,7 +443,7 @@ static void stage_again(struct aior_ring_record *ring)
 	const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 	long saved = sys_mmap(0, ring->len, PROT_READ | PROT_WRITE, flags), at;
 
-	if (saved < 0 && saved >= -4095) {
+	if (is_errno(saved)) {
 		ring->flags = AIOR_RING_LIVE;
 		return;
 	}
@@ -493,25 +464,27 @@ static void stage_again(struct aior_ring_record *ring)
 static void undo(struct work *work)
 {
 	struct aior_args *args = work->args;
-	uint32_t p = 0;
 
-	for (uint32_t i = 0; i < work->reserved; i++) {
+	work->polls = 0;
+	for (uint32_t i = 0; i < work->done[RESERVE]; i++) {
 		struct aior_ring_record *ring = ring_record(args, i);
-		uint64_t at = i < work->moved ? ring->addr : ring->aside;
+		int has_moved = i < work->done[MOVE];
+		unsigned long at = has_moved ? ring->addr : ring->aside;
+		struct aior_poll_record *poll;
 
 		/* The kernel looks a context up by what it reads in its ring. */
-		if (i < work->protected)
+		if (i < work->done[PROTECT])
 			sys_mprotect(at, ring->len, PROT_READ | PROT_WRITE);
-		if (i < work->moved && is_in_place(ring))
+		if (has_moved && is_in_place(ring))
 			stage_again(ring);
 		else if (at)
 			sys_io_destroy((aio_context_t)at);
-		if (i >= work->moved && !is_in_place(ring))
+		if (!has_moved && !is_in_place(ring))
 			sys_munmap(ring->addr, ring->len);
 		ring->aside = 0;
 		ring->new_len = 0;
-		for (; p < args->poll_count && poll_record(args, p)->ring == ring->addr; p++)
-			forget_poll(work, ring, poll_record(args, p));
+		while ((poll = next_poll(work, ring)))
+			forget_poll(work, ring, poll);
 	}
 	args->polls_lost = 0;
 }
@@ -531,37 +504,70 @@ static void done(struct aior_args *args)
 	args->step = AIOR_STEP_DONE;
 }
 
-static int create_all(struct work *work)
+static long do_phase(struct work *work, enum phase phase, struct aior_ring_record *ring)
 {
-	int err = 0;
+	switch (phase) {
+	case CHECK:
+		return check(work, ring);
+	case RESERVE:
+		return reserve(ring);
+	case CREATE:
+		return create(work, ring);
+	case POLL:
+		return submit_polls(work, ring);
+	case PROTECT:
+		return protect(ring);
+	default:
+		return move(ring);
+	}
+}
 
-	for (uint32_t i = 0; i < work->args->ring_count && !err; i++)
-		err = create(work, i);
-	return err;
+/* All phases, each for all rings. What a ring's record names as its step is what failed. */
+static int do_all(struct work *work)
+{
+	struct aior_args *args = work->args;
+
+	for (enum phase phase = CHECK; phase < PHASES; phase++) {
+		work->polls = 0;
+		for (uint32_t i = 0; i < args->ring_count; i++) {
+			struct aior_ring_record *ring = ring_record(args, i);
+			long err = do_phase(work, phase, ring);
+
+			if (err) {
+				ring->err = (uint32_t)-err;
+				args->ring = i;
+				return fail(args, ring->step, err);
+			}
+			work->done[phase]++;
+		}
+		if (phase == CHECK && work->polls < args->poll_count)
+			return fail(args, AIOR_STEP_ARGS, -EINVAL);
+		if (phase == RESERVE) {
+			long err = prepare(work);
+
+			if (err)
+				return fail(args, AIOR_STEP_PIPE, err);
+		}
+	}
+	return 0;
 }
 
 static int restore(struct aior_args *args)
 {
-	struct work work = {
-	    .args = args,
-	    .scratch = (void *)(unsigned long)args->scratch,
-	    .pipe = {-1, -1},
-	};
-	int err = check(&work);
+	struct work work;
+	long err = check_args(args);
 
 	if (err)
-		return err;
-	err = reserve(&work);
-	if (!err)
-		err = prepare(&work);
-	if (!err)
-		err = create_all(&work);
-	if (!err)
-		err = submit_polls(&work);
-	if (!err)
-		err = protect(&work);
-	if (!err)
-		err = move(&work);
+		return fail(args, AIOR_STEP_ARGS, err);
+	/* Field by field: of an initializer, some compilers make a call of memset. */
+	work.args = args;
+	work.scratch = (void *)(unsigned long)args->scratch;
+	for (enum phase phase = CHECK; phase < PHASES; phase++)
+		work.done[phase] = 0;
+	work.end = 0;
+	work.cpu_bytes = 0;
+	work.pipe[0] = work.pipe[1] = -1;
+	err = do_all(&work);
 	if (err)
 		undo(&work);
 	else
@@ -571,7 +577,7 @@ static int restore(struct aior_args *args)
 		sys_close(work.pipe[0]);
 		sys_close(work.pipe[1]);
 	}
-	return err;
+	return (int)err;
 }
 
 int aior_main(struct aior_args *args, int jumped)

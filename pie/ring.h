@@ -51,10 +51,10 @@ enum aio_ring_fault {
  * The largest ring the kernel makes: ioctx_alloc() refuses more than 0x10000000 bytes of events, and
  * doubles what it was asked for before it checks.
  */
-#define AIO_RING_MAX_LEN (0x10000000ull + 0x20000ull)
+#define AIO_RING_MAX_LEN (0x10000000u + 0x20000u)
 
-/* How many slots a ring of `len` bytes has. */
-static inline uint64_t aio_ring_nr(uint64_t len)
+/* How many slots a ring of `len` bytes has. (No ring is so long that 32 bits would not hold it.) */
+static inline uint32_t aio_ring_nr(uint32_t len)
 {
 	return len < AIO_RING_HEADER ? 0 : (len - AIO_RING_HEADER) / AIO_RING_SLOT;
 }
@@ -76,23 +76,23 @@ static inline uint64_t aio_ring_len(uint64_t n, uint32_t possible_cpus, uint32_t
  * The smallest n for which io_setup(n) makes a ring of `len` bytes, on a host that has few enough
  * CPUs. fs.aio-nr grows by n, so asking for more than this spends a budget that others need.
  */
-static inline uint32_t aio_ring_smallest_n(uint64_t len, uint32_t page_size)
+static inline uint32_t aio_ring_smallest_n(uint32_t len, uint32_t page_size)
 {
 	/* One slot more than a page less can hold: 2 n + 3 > (len - page_size) / AIO_RING_SLOT. */
-	uint64_t less = len <= page_size ? 0 : (len - page_size) / AIO_RING_SLOT;
+	uint32_t less = len <= page_size ? 0 : (len - page_size) / AIO_RING_SLOT;
 
-	return less < 3 ? 1 : (uint32_t)((less - 3) / 2 + 1);
+	return less < 3 ? 1 : (less - 3) / 2 + 1;
 }
 
 /*
  * How many possible CPUs a host may have for a ring of `len` bytes to be made on it; 0 if none.
  * (The kernel makes no ring for fewer than four requests per possible CPU.)
  */
-static inline uint32_t aio_ring_max_cpus(uint64_t len)
+static inline uint32_t aio_ring_max_cpus(uint32_t len)
 {
-	uint64_t slots = len / AIO_RING_SLOT;
+	uint32_t slots = len / AIO_RING_SLOT;
 
-	return slots < 3 ? 0 : (uint32_t)((slots - 3) / 8);
+	return slots < 3 ? 0 : (slots - 3) / 8;
 }
 
 /* Events completed and not yet reaped, for a `head` and a `tail` below `nr`. */
@@ -134,17 +134,17 @@ static inline uint32_t aio_ring_usable(uint32_t nr, uint32_t possible_cpus)
  */
 static inline enum aio_ring_fault aio_ring_check(const volatile struct aio_ring *ring, uint64_t len)
 {
-	uint32_t nr;
+	uint32_t bytes = (uint32_t)len, nr;
 
-	if (len % AIO_RING_SLOT || len < AIO_RING_HEADER + 2 * AIO_RING_SLOT ||
-	    len > AIO_RING_MAX_LEN)
+	if (bytes != len || bytes % AIO_RING_SLOT ||
+	    bytes < AIO_RING_HEADER + 2 * AIO_RING_SLOT || bytes > AIO_RING_MAX_LEN)
 		return AIO_RING_BAD_LENGTH; /* nothing need be there to be read */
 	nr = ring->nr;
 	if (ring->magic != AIO_RING_MAGIC)
 		return AIO_RING_BAD_MAGIC;
 	if (ring->header_length != AIO_RING_HEADER)
 		return AIO_RING_BAD_HEADER_LENGTH;
-	if (nr != aio_ring_nr(len))
+	if (nr != aio_ring_nr(bytes))
 		return AIO_RING_BAD_NR;
 	if (ring->head >= nr)
 		return AIO_RING_BAD_HEAD;

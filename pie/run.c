@@ -74,7 +74,7 @@ int aior_main(struct aior_args *start, int jumped)
 {
 	struct output output = {.block = (const void *)start};
 	struct aior_args *args = (void *)(unsigned long)output.block->args;
-	int (*restore)(struct aior_args *) = (void *)(unsigned long)output.block->restore;
+	blob_entry *restore = (blob_entry *)(unsigned long)output.block->restore;
 	uint64_t stride = args->ring_stride;
 	int err;
 

@@ -28,7 +28,7 @@ static inline long sys_io_submit(aio_context_t ctx, long n, struct iocb **iocbs)
 	return syscall3(__NR_io_submit, (long)ctx, n, (long)iocbs);
 }
 
-static inline long sys_mmap(uint64_t addr, uint64_t len, int prot, int flags)
+static inline long sys_mmap(unsigned long addr, unsigned long len, int prot, int flags)
 {
 #ifdef __NR_mmap2
 	return syscall6(__NR_mmap2, (long)addr, (long)len, prot, flags, -1, 0);
@@ -37,22 +37,22 @@ static inline long sys_mmap(uint64_t addr, uint64_t len, int prot, int flags)
 #endif
 }
 
-static inline long sys_munmap(uint64_t addr, uint64_t len)
+static inline long sys_munmap(unsigned long addr, unsigned long len)
 {
 	return syscall2(__NR_munmap, (long)addr, (long)len);
 }
 
-static inline long sys_mremap(uint64_t from, uint64_t len, int flags, uint64_t to)
+static inline long sys_mremap(unsigned long from, unsigned long len, int flags, unsigned long to)
 {
 	return syscall6(__NR_mremap, (long)from, (long)len, (long)len, flags, (long)to, 0);
 }
 
-static inline long sys_mprotect(uint64_t addr, uint64_t len, int prot)
+static inline long sys_mprotect(unsigned long addr, unsigned long len, int prot)
 {
 	return syscall3(__NR_mprotect, (long)addr, (long)len, prot);
 }
 
-static inline long sys_msync(uint64_t addr, uint64_t len, int flags)
+static inline long sys_msync(unsigned long addr, unsigned long len, int flags)
 {
 	return syscall3(__NR_msync, (long)addr, (long)len, flags);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Versions of the contract: what a blob does with a block that is newer, and a newer blob with one
- * that is older. The newer blob (build/tests/restore-abi2.bin, see tests.mk) is built from a contract
+ * that is older. The newer blob (restore-abi2-ARCH.bin, see tests.mk) is built from a contract
  * whose version 2 has one field more.
  */
 #include "blob.h"
@@ -137,7 +137,8 @@ static void test_newer_blob(void)
 	struct aior_args args;
 	char path[4096];
 
-	snprintf(path, sizeof(path), "%s/tests/restore-abi2.bin", dir ? dir : BLOB_DIR);
+	snprintf(path, sizeof(path), "%s/tests/restore-abi2-%s.bin", dir ? dir : BLOB_DIR,
+	    HOST_ARCH_NAME);
 	blob_place(path);
 	ok(blob.header->abi == 2, "a newer blob: version 2");
 	set_up();

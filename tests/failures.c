@@ -129,7 +129,7 @@ static void test_no_address(void)
 	set_up();
 	args = blob_args(rings, N, NULL, 0);
 	addr = rings[2].addr;
-	rings[2].addr = 0xfffffffffff00000;
+	rings[2].addr = -(uintptr_t)blob.page - rings[2].len;
 	fails_with("an address that no process has", &args, ENOMEM, AIOR_STEP_RESERVE, 2);
 	rings[2].addr = addr;
 	succeeds("an address that no process has", &args);
@@ -212,14 +212,19 @@ static void test_size(void)
 {
 	struct aior_args args;
 	uint64_t len = 16 * blob.page;
-	uint32_t nr = (uint32_t)aio_ring_nr(len);
+	uint32_t nr = aio_ring_nr((uint32_t)len);
+	char *area = map_guarded(3 * len);
 
 	set_up();
 	stage(&rings[0], &staged[0], len, 5, nr - 2, 0, 1);
-	/* Aligned to the larger page, in the address order of the records. */
+	/* All that the blob looks at lies in whole pages of that size. */
+	area += -(uintptr_t)area & (len - 1);
+	memcpy(area + len, (void *)(uintptr_t)rings[0].staged, len);
+	rings[0].staged = (uintptr_t)area + len;
 	rings[0].addr = 0x10000000;
-	rings[0].staged &= ~(uint64_t)7;
+	rings = memcpy(area, rings, N * sizeof(*rings));
 	args = blob_args(rings, 1, NULL, 0);
+	args.scratch = (uintptr_t)area + len - args.scratch_len;
 	args.page_size = (uint32_t)len;
 	fails_with("a ring of another size", &args, ERANGE, AIOR_STEP_SIZE, 0);
 	if (possible_cpus() <= aio_ring_max_cpus(blob.page))

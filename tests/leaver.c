@@ -92,7 +92,7 @@ static struct header *header_of(const struct ring *ring)
 static struct io_event expected(size_t ring, uint64_t i)
 {
 	struct io_event event = {
-	    .data = (void *)(0xda7a000000000000ull + ((uint64_t)ring << 32) + i),
+	    .data = (void *)(uintptr_t)(0xda7a000000000000ull + ((uint64_t)ring << 32) + i),
 	    .obj = &iocbs[i % BATCH],
 	    .res = i % 7 == 6 ? (unsigned long)-EFAULT : 1 + i % LONGEST_WRITE,
 	};
@@ -139,8 +139,8 @@ static void reap(struct ring *ring, uint64_t count)
 
 	if (by_kernel) {
 		struct io_event events[BATCH];
-		int n =
-		    io_getevents(ring->ctx, 0, count < BATCH ? (long)count : BATCH, events, NULL);
+		int n = io_getevents(
+		    ring->ctx, 0, count < BATCH ? (long)count : (long)BATCH, events, NULL);
 
 		if (n <= 0)
 			die("io_getevents", -n);
@@ -151,7 +151,7 @@ static void reap(struct ring *ring, uint64_t count)
 	}
 }
 
-static void move(struct ring *ring, uint64_t to)
+static void move(struct ring *ring, uintptr_t to)
 {
 	size_t len = 32 + 32 * (size_t)ring->nr;
 	void *at = mmap(
@@ -190,7 +190,7 @@ static void make_ring(int n, uint32_t head, uint32_t tail, uint64_t to)
 		die("io_setup", -err);
 	ring->nr = header_of(ring)->nr;
 	if (to)
-		move(ring, to);
+		move(ring, (uintptr_t)to);
 	total = tail == FULL ? UINT64_MAX : tail < head ? tail + ring->nr : tail;
 	while (ring->completed < total || ring->reaped < head) {
 		unsigned n = submit(index, total - ring->completed);

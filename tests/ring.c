@@ -129,7 +129,7 @@ static void test_kernel(void)
 		ring = ring_of(ctx);
 		tried++;
 		if (mapped_length(ctx) != (long)len || ring->nr != aio_ring_nr(len) ||
-		    aio_ring_check(ring, len) != AIO_RING_OK || smallest > n ||
+		    aio_ring_check(ring, len) != AIO_RING_OK || (long)smallest > n ||
 		    aio_ring_len(smallest, cpus, page) != len || cpus > aio_ring_max_cpus(len) ||
 		    count_free(ctx, null_fd) != aio_ring_usable(ring->nr, cpus)) {
 			diag("n %ld: length %ld, nr %u", n, mapped_length(ctx), ring->nr);

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Raw system calls on x86_64 (System V ABI supplement, A.2.1; syscall(2)):
+ * Raw system calls on x86 (System V ABI supplements; syscall(2)). All registers that are not named
+ * here are kept.
  *
- *	number rax; arguments rdi rsi rdx r10 r8 r9; result rax, -errno on failure;
- *	rcx and r11 are lost, all else is kept.
+ *	        number  arguments                result, -errno on failure  lost
+ *	x86_64  rax     rdi rsi rdx r10 r8 r9    rax                        rcx r11
+ *	i386    eax     ebx ecx edx esi edi ebp  eax                        none
  */
 #ifndef AIOR_ARCH_SYSCALL_H
 #define AIOR_ARCH_SYSCALL_H
 
 #include <asm/unistd.h>
+
+#ifdef __x86_64__
 
 static inline long syscall1(long nr, long a)
 {
@@ -62,5 +66,67 @@ static inline long syscall6(long nr, long a, long b, long c, long d, long e, lon
 			 : "rcx", "r11", "memory");
 	return ret;
 }
+
+#else
+
+/* The blob's own functions take their arguments in registers (arch.mk), its entries do not. */
+#define ARCH_ENTRY __attribute__((regparm(0)))
+
+static inline long syscall1(long nr, long a)
+{
+	long ret;
+
+	__asm__ volatile("int $0x80" : "=a"(ret) : "a"(nr), "b"(a) : "memory");
+	return ret;
+}
+
+static inline long syscall2(long nr, long a, long b)
+{
+	long ret;
+
+	__asm__ volatile("int $0x80" : "=a"(ret) : "a"(nr), "b"(a), "c"(b) : "memory");
+	return ret;
+}
+
+static inline long syscall3(long nr, long a, long b, long c)
+{
+	long ret;
+
+	__asm__ volatile("int $0x80" : "=a"(ret) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory");
+	return ret;
+}
+
+static inline long syscall4(long nr, long a, long b, long c, long d)
+{
+	long ret;
+
+	__asm__ volatile("int $0x80"
+			 : "=a"(ret)
+			 : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d)
+			 : "memory");
+	return ret;
+}
+
+/*
+ * The sixth argument's register may be the frame pointer, which no constraint can ask for: it goes
+ * there by way of the stack (eight bytes, which STACK_MARGIN of pie/mkblob.c has room for).
+ */
+static inline long syscall6(long nr, long a, long b, long c, long d, long e, long f)
+{
+	long ret;
+
+	__asm__ volatile("push %7\n\t"
+			 "push %%ebp\n\t"
+			 "mov 4(%%esp), %%ebp\n\t"
+			 "int $0x80\n\t"
+			 "pop %%ebp\n\t"
+			 "pop %%ebx"
+			 : "=a"(ret), "+b"(a)
+			 : "a"(nr), "c"(b), "d"(c), "S"(d), "D"(e), "g"(f)
+			 : "memory");
+	return ret;
+}
+
+#endif
 
 #endif

@@ -107,19 +107,19 @@ static const struct aior_blob *place(const unsigned char *bytes)
 
 /*
  * The signal frame holds what the interrupted code goes on with. A restorer would build one from its
- * image; the kernel has built this one. rt_sigreturn wants the stack pointer at the frame's first part,
- * whichever that is on this machine.
+ * image; the kernel has built this one. rt_sigreturn wants the stack pointer where a handler that
+ * returns leaves it: at its canonical frame address.
  */
 static void enter(int signal, siginfo_t *info, void *context)
 {
 	const struct aior_blob *blob = place(BLOB);
 	ucontext_t blobs;
 
-	(void)signal;
+	(void)signal, (void)info, (void)context;
 	args.rings = (unsigned long)&ring;
 	args.scratch = (unsigned long)scratch;
 	args.page_size = (uint32_t)sysconf(_SC_PAGESIZE);
-	args.sigframe = (unsigned long)((void *)info < context ? (void *)info : context);
+	args.sigframe = (unsigned long)__builtin_dwarf_cfa();
 	getcontext(&blobs);
 	blobs.uc_stack.ss_sp = stack;
 	blobs.uc_stack.ss_size = sizeof(stack);

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+//
+// Where the kernel enters the program that `aio-restorer run` executes: right behind the blob's
+// header. The process's own stack may lie where a ring belongs, so the first thing is another one.
+
+	.equ	RUN_BLOCK, 0x10000	// pie/run.h
+
+	.section .start, "ax", %progbits
+	.balign	16
+
+	.globl	enter_exec, enter_exec.stack
+	.type	enter_exec, %function
+enter_exec:
+	adr	x0, header
+	add	x0, x0, RUN_BLOCK
+	ldr	x9, [x0]		// struct run_block: stack
+	mov	sp, x9
+	b	enter_jump
+	.size	enter_exec, . - enter_exec
+	.set	enter_exec.stack, 0
+
+	.section .note.GNU-stack, "", %progbits

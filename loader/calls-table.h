@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Included once for each system-call ABI, behind its numbers; defines the structure CALLS.
+ *
+ * The list: calls that a stop breaks with EINTR where nothing had to end; signal(7), "Interruption of
+ * system calls and library functions by stop signals". It names most of them; the calls on sockets
+ * are broken only if the socket has a time limit (SO_RCVTIMEO, SO_SNDTIMEO). EINTR says that nothing
+ * was transferred, so all of them can be made again. All others the kernel restarts by itself.
+ */
+#include "calls.h"
+
+static const int broken_by_stop[] = {
+    __NR_io_getevents,
+    __NR_io_pgetevents,
+    __NR_io_uring_enter,
+    __NR_epoll_pwait,
+    __NR_rt_sigtimedwait,
+    __NR_recvmsg,
+    __NR_recvmmsg,
+    __NR_sendmsg,
+    __NR_sendmmsg,
+    __NR_accept4,
+    __NR_connect,
+    __NR_recvfrom,
+    __NR_sendto,
+    __NR_read,
+    __NR_readv,
+    __NR_write,
+    __NR_writev,
+#ifdef __NR_epoll_wait
+    __NR_epoll_wait,
+#endif
+#ifdef __NR_epoll_pwait2
+    __NR_epoll_pwait2,
+#endif
+#ifdef __NR_semop
+    __NR_semop,
+#endif
+#ifdef __NR_semtimedop
+    __NR_semtimedop,
+#endif
+#ifdef __NR_accept
+    __NR_accept,
+#endif
+/* 32-bit: calls that hold many, and those with 64-bit times. */
+#ifdef __NR_socketcall
+    __NR_socketcall,
+#endif
+#ifdef __NR_ipc
+    __NR_ipc,
+#endif
+#ifdef __NR_io_pgetevents_time64
+    __NR_io_pgetevents_time64,
+#endif
+#ifdef __NR_rt_sigtimedwait_time64
+    __NR_rt_sigtimedwait_time64,
+#endif
+#ifdef __NR_recvmmsg_time64
+    __NR_recvmmsg_time64,
+#endif
+#ifdef __NR_semtimedop_time64
+    __NR_semtimedop_time64,
+#endif
+};
+
+const struct aior_calls CALLS = {
+    .io_submit = __NR_io_submit,
+    .broken_by_stop = broken_by_stop,
+    .broken_count = sizeof(broken_by_stop) / sizeof(broken_by_stop[0]),
+};

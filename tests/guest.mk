@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+# Library, command line and tests for other machines and kernels: static programs in
+# $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
+
+GUEST_TESTS := facts $(BLOB_TESTS) process
+
+# $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
+# into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.
+guest-libs: $(BLOB_ARCHES:%=guest-libs-%)
+guest-libs-%:
+	$(Q)mkdir -p $(BUILD)/guest/$*
+	$(Q)if root=$$(tests/qemu/fetch.sh libs $* 2>$(BUILD)/guest/$*/missing); then \
+		ln -sfn "$$root" $(BUILD)/guest/$*/sysroot; rm -f $(BUILD)/guest/$*/missing; fi
+
+GUEST_ARCHES := $(foreach a,$(BLOB_ARCHES),$(if $(wildcard $(BUILD)/guest/$(a)/sysroot/LIBS),$(a)))
+
+# $(1) the architecture, $(2) its folder
+define guest_rules
+$(call host_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/include,-L$(2)/sysroot/lib $$$$(cat $(2)/sysroot/LIBS))
+$(call test_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/include,-L$(2)/sysroot/lib $$$$(cat $(2)/sysroot/LIBS))
+endef
+$(foreach a,$(BLOB_ARCHES),$(eval $(call guest_rules,$(a),$(BUILD)/guest/$(a))))
+
+guests: $(foreach a,$(GUEST_ARCHES),$(BUILD)/tests/restore-abi2-$(a).bin \
+	$(addprefix $(BUILD)/guest/$(a)/,aio-restorer leaver $(GUEST_TESTS:%=%.t)))
+
+.PHONY: guests guest-libs
+guests:
+	@:
+
+# Programs of another architecture that this host's kernel runs too.
+LOCAL_TESTS := $(foreach a,$(filter $(BLOB_ARCHES),$($(HOST_ARCH).also)),$(BLOB_TESTS:%=$(BUILD)/guest/$(a)/%.t))
