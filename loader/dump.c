@@ -251,8 +251,8 @@ static int write_and_rename(const struct aior_image *image, FILE *file, const ch
 
 	aior_arch_elf(image->arch, &core.machine, &core.class);
 	/* The umask may have taken bits that the owner needs. */
-	if (put_core(&core) || fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)) ||
-	    rename(beside, path)) {
+	if (put_core(&core) || fflush(file) || ferror(file) || fchmod(fileno(file), 0600) ||
+	    fdatasync(fileno(file)) || rename(beside, path)) {
 		err = errno;
 		fclose(file);
 		unlink(beside);

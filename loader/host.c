@@ -63,12 +63,12 @@ static int check_arch(uint32_t arch, struct aior_error *error)
 	const char *host = aior_arch_name(aior_host_arch());
 
 	if (!aior_calls_of(arch))
-		return aior_refuse(error,
-		    "the rings are those of a process on %s: this host is %s", aior_arch_text(arch),
-		    host);
+		return aior_refuse(error, "the rings are those of a process on %s: this host is %s",
+		    aior_arch_text(arch), host);
 	if (!aior_blob(arch, AIOR_OP_RESTORE))
 		return aior_refuse(error,
-		    "the rings are those of a process on %s, for which this build has no blobs (its "
+		    "the rings are those of a process on %s, for which this build has no blobs "
+		    "(its "
 		    "cross compiler was missing: see `make blobs`)",
 		    aior_arch_text(arch));
 	if (!aior_can_execute(arch))

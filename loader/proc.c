@@ -247,8 +247,8 @@ int aior_current_call(pid_t tid, uint64_t *first)
 	int nr;
 
 	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
-	if (read_text(text, sizeof(text), path) ||
-	    sscanf(text, "%d 0x%llx", &nr, &argument) != 2 || nr < 0)
+	if (read_text(text, sizeof(text), path) || sscanf(text, "%d 0x%llx", &nr, &argument) != 2 ||
+	    nr < 0)
 		return -1;
 	*first = argument;
 	return nr;

@@ -455,8 +455,8 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 	lay_out(&program);
 	place(&program);
 	if (!fits(&program))
-		return aior_fail(error, ENOMEM, "run",
-		    "the rings leave no room for a program beside them");
+		return aior_fail(
+		    error, ENOMEM, "run", "the rings leave no room for a program beside them");
 	/*
 	 * Something of the kernel's may lie in a ring's place and be sealed there (the vDSO, from
 	 * 6.16 on). The next process has it elsewhere.

@@ -198,8 +198,8 @@ static void refuse_section(const char *name, const Elf64_Shdr *shdr)
 		fail("holds relocations (%s): nobody would apply them", name);
 	if (!(shdr->sh_flags & SHF_ALLOC) || !shdr->sh_size)
 		return;
-	if (!strncmp(name, ".got", 4) || !strncmp(name, ".plt", 4))
-		fail("has a global offset table (%s): nobody would fill it", name);
+	if (!strncmp(name, ".plt", 4))
+		fail("has a procedure linkage table (%s): nobody would fill it", name);
 	if (shdr->sh_type == SHT_NOBITS)
 		fail("has zeroed data (%s): nobody would zero it", name);
 	if (shdr->sh_flags & SHF_WRITE)
@@ -207,8 +207,11 @@ static void refuse_section(const char *name, const Elf64_Shdr *shdr)
 	fail("has a section besides .blob (%s): link it with pie/blob.lds", name);
 }
 
-/* Finds the one section that becomes the blob, and refuses all others that would need a loader. */
-static Elf64_Shdr blob_section(const struct elf *elf)
+/*
+ * Finds the one section that becomes the blob, and refuses all others that would need a loader; the
+ * global offset table's bytes are counted in `got`.
+ */
+static Elf64_Shdr blob_section(const struct elf *elf, uint64_t *got)
 {
 	Elf64_Shdr blob = {0};
 
@@ -218,7 +221,9 @@ static Elf64_Shdr blob_section(const struct elf *elf)
 		Elf64_Shdr shdr = section(elf, i);
 		const char *name = string(elf, elf->header.e_shstrndx, shdr.sh_name);
 
-		if (strcmp(name, ".blob") || blob.sh_size || shdr.sh_flags & SHF_WRITE ||
+		if (!strncmp(name, ".got", 4))
+			*got += shdr.sh_size;
+		else if (strcmp(name, ".blob") || blob.sh_size || shdr.sh_flags & SHF_WRITE ||
 		    shdr.sh_type != SHT_PROGBITS)
 			refuse_section(name, &shdr);
 		else
@@ -247,6 +252,7 @@ static void refuse_executable_stack(const struct elf *elf)
 struct symbols {
 	uint32_t call, jump, park, park_end;
 	uint32_t entry_stack; /* the larger of what the two entries need */
+	uint64_t got;         /* bytes of a global offset table that the linker always makes */
 	int found;            /* how many of the first three */
 };
 
@@ -301,6 +307,8 @@ static struct symbols read_symbols(
 			    !strcmp(name + len - (sizeof(suffix) - 1), suffix))
 				read_stack_symbol(&symbols, graph, name, len - (sizeof(suffix) - 1),
 				    sym.st_value);
+			else if (!strcmp(name, "got_reserved"))
+				symbols.got = sym.st_value;
 			else
 				read_symbol(
 				    &symbols, name, sym.st_value - blob->sh_addr, sym.st_size);
@@ -330,12 +338,15 @@ static void make(const char *path, struct callgraph *graph)
 	struct aior_blob header;
 	struct symbols symbols;
 	Elf64_Shdr blob;
+	uint64_t got = 0;
 	const char *why;
 
 	open_elf(&elf, path);
-	blob = blob_section(&elf);
+	blob = blob_section(&elf, &got);
 	refuse_executable_stack(&elf);
 	symbols = read_symbols(&elf, &blob, graph);
+	if (got > symbols.got)
+		fail("has a global offset table: nobody would fill it");
 	memcpy(bytes, at(&elf, blob.sh_offset, blob.sh_size), blob.sh_size);
 	memcpy(&header, bytes, sizeof(header));
 	if (memcmp(header.magic, AIOR_BLOB_MAGIC, sizeof(header.magic)))

@@ -67,7 +67,8 @@ static void add_symbols(struct object *object, const struct aior_blob *header)
 
 	snprintf(prefix, sizeof(prefix), "aior_%s_", aior_op_name(header->op));
 	table->sh_offset = object->size;
-	object->size += aior_elf_symbol(object->bytes + object->size, object->class, (Elf64_Sym){0});
+	object->size +=
+	    aior_elf_symbol(object->bytes + object->size, object->class, (Elf64_Sym){0});
 	for (size_t i = 0; i < COUNT(symbols); i++) {
 		Elf64_Sym sym = {
 		    .st_name = add_name(object, prefix, symbols[i].suffix),
@@ -78,15 +79,13 @@ static void add_symbols(struct object *object, const struct aior_blob *header)
 		    .st_size = symbols[i].size,
 		};
 
-		object->size +=
-		    aior_elf_symbol(object->bytes + object->size, object->class, sym);
+		object->size += aior_elf_symbol(object->bytes + object->size, object->class, sym);
 	}
 	table->sh_size = object->size - table->sh_offset;
 	table->sh_link = STRTAB;
 	table->sh_info = 1; /* the first global one */
 	table->sh_addralign = 8;
-	table->sh_entsize =
-	    object->class == ELFCLASS64 ? sizeof(Elf64_Sym) : sizeof(Elf32_Sym);
+	table->sh_entsize = object->class == ELFCLASS64 ? sizeof(Elf64_Sym) : sizeof(Elf32_Sym);
 }
 
 static void add_names(struct object *object, unsigned i)

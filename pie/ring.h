@@ -136,8 +136,8 @@ static inline enum aio_ring_fault aio_ring_check(const volatile struct aio_ring 
 {
 	uint32_t bytes = (uint32_t)len, nr;
 
-	if (bytes != len || bytes % AIO_RING_SLOT ||
-	    bytes < AIO_RING_HEADER + 2 * AIO_RING_SLOT || bytes > AIO_RING_MAX_LEN)
+	if (bytes != len || bytes % AIO_RING_SLOT || bytes < AIO_RING_HEADER + 2 * AIO_RING_SLOT ||
+	    bytes > AIO_RING_MAX_LEN)
 		return AIO_RING_BAD_LENGTH; /* nothing need be there to be read */
 	nr = ring->nr;
 	if (ring->magic != AIO_RING_MAGIC)

@@ -285,8 +285,16 @@ for my $machine (qw(x86_64 i386 aarch64 riscv64)) {
         my $path = spit("$DIR/other.core", core(machine => $machine, notes => $notes));
         my $listed = json(run_tool('list', $path, '--json')->{out});
         is("$listed->{machine} " . scalar @{ $listed->{rings}[0]{events} // [] }, "$machine 6", "an image of $machine: list");
+        # An x86_64 kernel runs 32-bit programs, unless it was built without.
+        my $beside = $HOST eq 'x86_64' && $machine eq 'i386';
         for my $command (qw(run check)) {
-            refuses("... $command", 4, qr/the rings are those of a process on $machine: this host is $HOST/, $command, $path);
+            my $result = $beside ? run_tool($command, $path) : undef;
+            if ($result && $result->{status} == 0) {
+                like($result->{out}, $command eq 'run' ? qr/slot 8: data 0xda7a/ : qr/all can be restored here/, "... $command");
+                next;
+            }
+            refuses("... $command", 4, qr/the rings are those of a process on $machine(?:: this host is $HOST|, and the kernel of this host \($HOST\) runs no such programs)/,
+                $command, $path);
         }
     }
 }
