@@ -246,10 +246,15 @@ static int cannot_write(const char *path, int err, struct aior_error *error)
 static int write_and_rename(const struct aior_image *image, FILE *file, const char *beside,
     const char *path, struct aior_error *error)
 {
-	struct core core = {.image = image, .file = file};
+	const struct aior_arch_elf *elf = aior_arch_elf(image->arch);
+	struct core core = {
+	    .image = image,
+	    .class = elf->class,
+	    .machine = elf->machine,
+	    .file = file,
+	};
 	int err;
 
-	aior_arch_elf(image->arch, &core.machine, &core.class);
 	/* The umask may have taken bits that the owner needs. */
 	if (put_core(&core) || fflush(file) || ferror(file) || fchmod(fileno(file), 0600) ||
 	    fdatasync(fileno(file)) || rename(beside, path)) {

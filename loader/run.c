@@ -80,11 +80,9 @@ static void place(struct program *program)
 /* Whether the program's addresses are such as its ELF file can name. */
 static int fits(const struct program *program)
 {
-	unsigned char class;
-	uint16_t machine;
+	const struct aior_arch_elf *elf = aior_arch_elf(program->image->arch);
 
-	return !aior_arch_elf(program->image->arch, &machine, &class) &&
-	       (class == ELFCLASS64 || program->base + program->end <= UINT32_MAX);
+	return elf->class == ELFCLASS64 || program->base + program->end <= UINT32_MAX;
 }
 
 static int put(int fd, const void *data, size_t len, uint64_t at)
@@ -105,6 +103,7 @@ static int put(int fd, const void *data, size_t len, uint64_t at)
 
 static int put_headers(const struct program *program, int fd)
 {
+	const struct aior_arch_elf *elf = aior_arch_elf(program->image->arch);
 	Elf64_Phdr segments[2] = {
 	    {
 		.p_type = PT_LOAD,
@@ -130,15 +129,14 @@ static int put_headers(const struct program *program, int fd)
 	    .e_entry = program->base + sizeof(struct aior_blob),
 	    .e_phoff = sizeof(header), /* of either class: the shorter one is padded */
 	    .e_phnum = 2,
+	    .e_machine = elf->machine,
 	};
-	unsigned char bytes[sizeof(header) + sizeof(segments)] = {0}, class;
+	unsigned char bytes[sizeof(header) + sizeof(segments)] = {0};
 	size_t at = sizeof(header);
 
-	if (aior_arch_elf(program->image->arch, &header.e_machine, &class))
-		return -1;
-	aior_elf_header(bytes, class, header);
-	at += aior_elf_segment(bytes + at, class, segments[0]);
-	at += aior_elf_segment(bytes + at, class, segments[1]);
+	aior_elf_header(bytes, elf->class, header);
+	at += aior_elf_segment(bytes + at, elf->class, segments[0]);
+	at += aior_elf_segment(bytes + at, elf->class, segments[1]);
 	return put(fd, bytes, at, 0);
 }
 

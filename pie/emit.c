@@ -311,12 +311,8 @@ static int write_json(FILE *out, const void *blob)
 static int write_obj(FILE *out, const void *blob)
 {
 	const struct aior_blob *header = blob;
-	unsigned char class;
-	uint16_t machine;
 
-	if (aior_arch_elf(header->arch, &machine, &class))
-		return -1;
-	return aior_object_write(out, header, machine, class);
+	return aior_object_write(out, header, aior_arch_elf(header->arch));
 }
 
 const struct blob_format aior_blob_formats[] = {

@@ -224,7 +224,7 @@ static Elf64_Shdr blob_section(const struct elf *elf, uint64_t *got)
 		if (!strncmp(name, ".got", 4))
 			*got += shdr.sh_size;
 		else if (strcmp(name, ".blob") || blob.sh_size || shdr.sh_flags & SHF_WRITE ||
-		    shdr.sh_type != SHT_PROGBITS)
+			 shdr.sh_type != SHT_PROGBITS)
 			refuse_section(name, &shdr);
 		else
 			blob = shdr;

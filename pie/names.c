@@ -8,10 +8,9 @@
 static const struct {
 	const char *name;
 	uint32_t number;
-	uint16_t machine;
-	unsigned char class;
+	struct aior_arch_elf elf;
 } archs[] = {
-#define ROW(name, number, machine, class) {#name, number, machine, class},
+#define ROW(name, number, machine, class, flags) {#name, number, {machine, class, flags}},
     AIOR_ARCHS(ROW)
 #undef ROW
 };
@@ -39,22 +38,18 @@ const char *aior_arch_text(uint32_t arch)
 	return name ? name : "an unknown machine";
 }
 
-int aior_arch_elf(uint32_t arch, uint16_t *machine, unsigned char *class)
+const struct aior_arch_elf *aior_arch_elf(uint32_t arch)
 {
-	for (size_t i = 0; i < COUNT(archs); i++) {
-		if (archs[i].number != arch)
-			continue;
-		*machine = archs[i].machine;
-		*class = archs[i].class;
-		return 0;
-	}
-	return -1;
+	for (size_t i = 0; i < COUNT(archs); i++)
+		if (archs[i].number == arch)
+			return &archs[i].elf;
+	return NULL;
 }
 
 uint32_t aior_arch_of_elf(uint16_t machine, unsigned char class)
 {
 	for (size_t i = 0; i < COUNT(archs); i++)
-		if (archs[i].machine == machine && archs[i].class == class)
+		if (archs[i].elf.machine == machine && archs[i].elf.class == class)
 			return archs[i].number;
 	return 0;
 }

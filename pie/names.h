@@ -14,8 +14,15 @@ uint32_t aior_op_number(const char *name);
 /* The name for messages: never NULL. */
 const char *aior_arch_text(uint32_t arch);
 
-/* e_machine and EI_CLASS of an architecture's ELF files; -1 if it is not known. And back; 0 if none. */
-int aior_arch_elf(uint32_t arch, uint16_t *machine, unsigned char *class);
+/* What the ELF files of an architecture say of themselves. */
+struct aior_arch_elf {
+	uint16_t machine;    /* e_machine */
+	unsigned char class; /* EI_CLASS */
+	uint32_t flags;      /* e_flags */
+};
+
+/* NULL if the architecture is not known. And back; 0 if none. */
+const struct aior_arch_elf *aior_arch_elf(uint32_t arch);
 uint32_t aior_arch_of_elf(uint16_t machine, unsigned char class);
 
 #endif

@@ -96,8 +96,7 @@ static void add_names(struct object *object, unsigned i)
 	append(object, object->names, object->names_size);
 }
 
-int aior_object_write(
-    FILE *out, const struct aior_blob *header, uint16_t machine, unsigned char class)
+int aior_object_write(FILE *out, const struct aior_blob *header, const struct aior_arch_elf *arch)
 {
 	static const struct {
 		const char *name;
@@ -109,10 +108,11 @@ int aior_object_write(
 	    [SHSTRTAB] = {".shstrtab", SHT_STRTAB},
 	    [NOTE] = {".note.GNU-stack", SHT_PROGBITS},
 	};
-	struct object object = {.names_size = 1, .class = class};
+	struct object object = {.names_size = 1, .class = arch->class};
 	Elf64_Ehdr elf = {
 	    .e_type = ET_REL,
-	    .e_machine = machine,
+	    .e_machine = arch->machine,
+	    .e_flags = arch->flags,
 	    .e_shnum = SECTIONS,
 	    .e_shstrndx = SHSTRTAB,
 	};
@@ -138,8 +138,8 @@ int aior_object_write(
 	elf.e_shoff = object.size;
 	for (unsigned i = 0; i < SECTIONS; i++)
 		object.size +=
-		    aior_elf_section(object.bytes + object.size, class, object.sections[i]);
-	aior_elf_header(object.bytes, class, elf);
+		    aior_elf_section(object.bytes + object.size, arch->class, object.sections[i]);
+	aior_elf_header(object.bytes, arch->class, elf);
 	fwrite(object.bytes, 1, object.size, out);
 	return ferror(out) ? -1 : 0;
 }

@@ -10,11 +10,10 @@ use lib 'tests';
 use Build;
 
 my $tool = "$BUILD/aio-restorer";
-my $arch = make_var('HOST_ARCH');
-my $prefix = make_var("$arch.prefix");
+my $host = make_var('HOST_ARCH');
+my @others = grep { $_ ne $host } split ' ', make_var('BLOB_ARCHES');
+my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc32);
 my $dir = tempdir('aior-emit-XXXXXX', TMPDIR => 1, CLEANUP => 1);
-my $upper = 'AIOR_RESTORE_' . uc $arch;
-my $name = "aior_restore_$arch";
 
 # Runs a shell command; what it wrote, or how it failed.
 sub run {
@@ -25,26 +24,44 @@ sub run {
 
 plan skip_all => "$tool is not built" unless -x $tool;
 
-my %file;
-for my $format (qw(bin c obj json)) {
-    $file{$format} = "$dir/blob.$format";
-    is(run("$tool emit --arch $arch --blob restore --format $format -o $file{$format}"), '', "$format: written, and nothing said");
-    is(run("$tool emit --arch $arch --blob restore --format $format > $dir/again"), '', "$format: to standard output");
-    ok(slurp($file{$format}) eq slurp("$dir/again"), "$format: twice the same bytes");
+# Of the architecture that is being looked at: the compiler's prefix, how programs are made that run
+# here (undef: they do not), the blob as each format has it, its bytes, and what its header says.
+my ($arch, $prefix, $static, %file, $bin, %fact, $facts);
+
+sub choose {
+    ($arch) = @_;
+    $prefix = make_var("$arch.prefix");
+    $static = '';
+    spew("$dir/true.c", "int main(void)\n{\n\treturn 0;\n}\n");
+    if ($arch ne $host) {
+        $static = run("${prefix}gcc -static -o $dir/true $dir/true.c && $dir/true") eq '' ? '-static' : undef;
+    }
+    for my $format (qw(bin c obj json)) {
+        $file{$format} = "$dir/blob.$format";
+        is(run("$tool emit --arch $arch --blob restore --format $format -o $file{$format}"), '', "$arch: $format: written, and nothing said");
+        is(run("$tool emit --arch $arch --blob restore --format $format > $dir/again"), '', "$arch: $format: to standard output");
+        ok(slurp($file{$format}) eq slurp("$dir/again"), "$arch: $format: twice the same bytes");
+    }
+    $bin = slurp("$BUILD/blob-restore-$arch.bin");
+    ok(slurp($file{bin}) eq $bin, "$arch: bin: the blob that was built");
+    @fact{@fields} = unpack 'x8 V12', $bin;
+    is($fact{size}, length $bin, "$arch: the header says its size");
+    is($fact{arch}, { x86_64 => 1, i386 => 2, aarch64 => 3, riscv64 => 4 }->{$arch}, "$arch: and its architecture");
+    $facts = join ' ', map { $fact{$_} } grep { !/^(arch|op)$/ } @fields;
 }
 
-my $bin = slurp("$BUILD/blob-restore-$arch.bin");
-ok(slurp($file{bin}) eq $bin, 'bin: the blob that was built');
-my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc32);
-my %fact;
-@fact{@fields} = unpack 'x8 V12', $bin;
-is($fact{size}, length $bin, 'the header says its size');
-my $facts = join ' ', map { $fact{$_} } grep { !/^(arch|op)$/ } @fields;
+# What a program that was made says; where it does not run, that it was made is all there is to see.
+sub program_says {
+    my ($command, $expected, $name) = @_;
+    is(run($command), $expected, $name) if defined $static;
+}
 
-# c
-my @macros = map { $upper . '_' . uc } grep { !/^(arch|op)$/ } @fields;
-my $format = join ' ', ('%u') x @macros;
-spew("$dir/use.c", <<C);
+sub test_c {
+    my $name = "aior_restore_$arch";
+    my @macros = map { "AIOR_RESTORE_\U$arch\E_" . uc } grep { !/^(arch|op)$/ } @fields;
+    my $format = join ' ', ('%u') x @macros;
+    my $flags = $static // '-static';
+    spew("$dir/use.c", <<C);
 #include <stdio.h>
 #include "blob.c.h"
 #include "blob.c.h"
@@ -54,19 +71,22 @@ int main(void)
 	return fwrite($name, 1, sizeof($name), stderr) != $fact{size};
 }
 C
-spew("$dir/blob.c.h", slurp($file{c}));
-for my $compiler ("${prefix}gcc -std=c99", "${prefix}gcc -std=gnu11", "${prefix}g++ -x c++", 'clang', 'clang++ -x c++') {
-    my ($program) = split ' ', $compiler;
-    SKIP: {
-        skip("no $program here", 2) if run("command -v $program") =~ /^exit/;
-        is(run("$compiler -Wall -Wextra -Werror -o $dir/use $dir/use.c"), '', "c: taken by $compiler");
-        is(run("$dir/use 2>$dir/bytes"), "$facts\n", "c: the facts, by $compiler");
+    spew("$dir/blob.c.h", slurp($file{c}));
+    for my $compiler ("${prefix}gcc -std=c99", "${prefix}gcc -std=gnu11",
+        $arch eq $host ? ("${prefix}g++ -x c++", 'clang', 'clang++ -x c++') : ()) {
+        my ($program) = split ' ', $compiler;
+        SKIP: {
+            skip("no $program here", 2) if run("command -v $program") =~ /^exit/;
+            is(run("$compiler -Wall -Wextra -Werror $flags -o $dir/use $dir/use.c"), '', "$arch: c: taken by $compiler");
+            program_says("$dir/use 2>$dir/bytes", "$facts\n", "$arch: c: the facts, by $compiler");
+        }
     }
+    ok(slurp("$dir/bytes") eq $bin, "$arch: c: the bytes") if defined $static;
 }
-ok(slurp("$dir/bytes") eq $bin, 'c: the bytes');
 
-# obj: into a program
-spew("$dir/call.c", <<'C');
+# An object, linked into a program.
+sub test_obj {
+    spew("$dir/call.c", <<'C');
 #include <stdio.h>
 #include <string.h>
 #include "restorer.h"
@@ -86,44 +106,52 @@ int main(void)
 	return 0;
 }
 C
-for my $how ('-no-pie', '-fPIE -pie') {
     spew("$dir/blob.o", slurp($file{obj}));
-    # The sizes are absolute symbols: a program that may lie anywhere cannot take their addresses.
-    my $source = slurp("$dir/call.c");
-    if ($how =~ /-pie$/ && $how !~ /no-pie/) {
-        $source =~ s/\(size_t\)aior_restore_(\w+)/(size_t)$fact{$1}/g;
+    for my $how ($arch eq $host ? ('-no-pie', '-fPIE -pie') : '-no-pie -static') {
+        # The sizes are absolute symbols: a program that may lie anywhere cannot take their addresses, nor
+        # can one whose code model reaches its own data only.
+        my $source = slurp("$dir/call.c");
+        $source =~ s/\(size_t\)aior_restore_(size|stack|scratch)/(size_t)$fact{$1}/g if $how =~ /-fPIE/;
+        spew("$dir/call-how.c", $source);
+        is(run("${prefix}gcc -Wall -Werror -Ipie $how -Wl,--fatal-warnings -o $dir/call $dir/call-how.c $dir/blob.o"), '', "$arch: obj: linked, $how");
+        program_says("$dir/call 2>$dir/bytes", "0 16 -38 $fact{stack} $fact{scratch}\n", "$arch: obj: called, $how");
+        ok(slurp("$dir/bytes") eq $bin, "$arch: obj: the bytes, $how") if defined $static;
     }
-    spew("$dir/call-how.c", $source);
-    is(run("${prefix}gcc -Wall -Werror -Ipie $how -Wl,--fatal-warnings -o $dir/call $dir/call-how.c $dir/blob.o"), '', "obj: linked, $how");
-    is(run("$dir/call 2>$dir/bytes"), "0 16 -38 $fact{stack} $fact{scratch}\n", "obj: called, $how");
-    ok(slurp("$dir/bytes") eq $bin, "obj: the bytes, $how");
+    is(run("readelf -rW $dir/blob.o") =~ /no relocations/ ? 1 : 0, 1, "$arch: obj: no relocation");
+    like(run("readelf -SW $dir/blob.o"), qr/\.note\.GNU-stack/, "$arch: obj: asks for no executable stack");
 }
-is(run("readelf -rW $dir/blob.o") =~ /no relocations/ ? 1 : 0, 1, 'obj: no relocation');
-like(run("readelf -SW $dir/blob.o"), qr/\.note\.GNU-stack/, 'obj: asks for no executable stack');
 
-# obj: into another blob. The two together are larger than one may be, which is not the question here.
-my $script = slurp('pie/blob.lds');
-$script =~ s/<= 4096/<= 8192/;
-spew("$dir/both.lds", $script);
-spew("$dir/both.c", <<'C');
-#include "restorer.h"
-__attribute__((visibility("hidden"))) int aior_restore_call(struct aior_args *);
-int aior_main(struct aior_args *args, int jumped);
+# An object, linked into another blob. The two together are larger than one may be, which is not the
+# question here.
+sub test_obj_in_blob {
+    my $script = slurp('pie/blob.lds');
+    $script =~ s/<= 4096/<= 8192/;
+    spew("$dir/both.lds", $script);
+    spew("$dir/both.c", <<'C');
+#include "blob.h"
+__attribute__((visibility("hidden"))) blob_entry aior_restore_call;
 const struct aior_blob header __attribute__((section(".header"), used)) = {.magic = AIOR_BLOB_MAGIC};
 int aior_main(struct aior_args *args, int jumped)
 {
 	return jumped ? 1 : aior_restore_call(args);
 }
 C
-my $ldflags = make_var('BLOB_LDFLAGS');
-$ldflags =~ s{pie/blob\.lds}{$dir/both.lds};
-is(run("${prefix}gcc " . make_var('BLOB_CFLAGS') . ' ' . make_var("$arch.cflags") . " -Ipie -c -o $dir/both.o $dir/both.c"), '',
-    'obj: another blob, compiled');
-is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $BUILD/$arch/entry.o $dir/blob.o"), '',
-    'obj: another blob, linked with pie/blob.lds');
-like(run("readelf -rW $dir/both.elf"), qr/no relocations/, 'obj: another blob, no relocation');
-unlike(run("readelf -SW $dir/both.elf"), qr/\.got|\.plt|\.data|\.bss/, 'obj: another blob, no table');
-spew("$dir/place.c", <<'C');
+    my $ldflags = make_var('BLOB_LDFLAGS');
+    $ldflags =~ s{pie/blob\.lds}{$dir/both.lds};
+    my ($cflags, $folder, $entry) = (make_var("$arch.cflags"), make_var("$arch.dir"), "$BUILD/$arch/entry.o");
+    if ($arch eq 'riscv64') {
+        # The linker wants all to pass floating-point numbers alike, though nobody passes any.
+        $cflags = '-march=rv64gc -mabi=lp64d';
+        $entry = "$dir/entry.o";
+        run("${prefix}gcc $cflags -c -o $entry $folder/entry-riscv64.s");
+    }
+    is(run("${prefix}gcc " . make_var('BLOB_CFLAGS') . " $cflags -Ipie -I$folder -c -o $dir/both.o $dir/both.c"), '',
+        "$arch: obj: another blob, compiled");
+    is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $entry $dir/blob.o"), '',
+        "$arch: obj: another blob, linked with pie/blob.lds");
+    like(run("readelf -rW $dir/both.elf"), qr/no relocations/, "$arch: obj: another blob, no relocation");
+    unlike(run("readelf -SW $dir/both.elf"), qr/\.plt|\.data|\.bss/, "$arch: obj: another blob, no table");
+    spew("$dir/place.c", <<'C');
 #include <stdio.h>
 #include <sys/mman.h>
 #include "restorer.h"
@@ -143,35 +171,53 @@ int main(int argc, char **argv)
 	return 0;
 }
 C
-my ($entry) = run("nm $dir/both.elf") =~ /^([0-9a-f]+) \w enter_call$/m;
-is(run("${prefix}objcopy -O binary -j .blob $dir/both.elf $dir/both.bin && ${prefix}gcc -Ipie -o $dir/place $dir/place.c"
-        . " && $dir/place $entry $dir/both.bin"), "0 16\n", 'obj: another blob, called');
+    my ($at) = run("nm $dir/both.elf") =~ /^([0-9a-f]+) \w enter_call$/m;
+    is(run("${prefix}objcopy -O binary -j .blob $dir/both.elf $dir/both.bin && ${prefix}gcc ${\($static // '-static')} -Ipie -o $dir/place $dir/place.c"),
+        '', "$arch: obj: another blob, placed");
+    program_says("$dir/place $at $dir/both.bin", "0 16\n", "$arch: obj: another blob, called");
+}
 
-# json
-my $json = eval { decode_json(slurp($file{json})) };
-ok($json, 'json: parsed') or diag($@);
-is_deeply([@$json{qw(format arch blob)}], [1, $arch, 'restore'], 'json: what it is');
-is(join(' ', map { $json->{$_} // '?' } grep { !/^(arch|op)$/ } @fields), $facts, 'json: the facts');
-ok(pack('H*', $json->{bytes}) eq $bin, 'json: the bytes');
-my $c = qq(#include <stdio.h>\n#include "restorer.h"\nint main(void)\n{\n);
-my $expected = '';
-for my $type (sort keys %{$json->{structures}}) {
-    $c .= qq(\tprintf("$type %zu\\n", sizeof(struct $type));\n);
-    $expected .= "$type $json->{structures}{$type}{size}\n";
-    for my $field (sort keys %{$json->{structures}{$type}{fields}}) {
-        $c .= qq(\tprintf("$type.$field %zu %zu\\n", offsetof(struct $type, $field), sizeof(((struct $type *)0)->$field));\n);
-        $expected .= sprintf "%s.%s %u %u\n", $type, $field, @{$json->{structures}{$type}{fields}{$field}}{qw(offset size)};
+sub test_json {
+    my $json = eval { decode_json(slurp($file{json})) };
+    ok($json, "$arch: json: parsed") or diag($@);
+    is_deeply([@$json{qw(format arch blob)}], [1, $arch, 'restore'], "$arch: json: what it is");
+    is(join(' ', map { $json->{$_} // '?' } grep { !/^(arch|op)$/ } @fields), $facts, "$arch: json: the facts");
+    ok(pack('H*', $json->{bytes}) eq $bin, "$arch: json: the bytes");
+    return $json;
+}
+
+# What it says of the contract is the same for all: pie/restorer.h sees to it at build.
+sub test_json_contract {
+    my ($json) = @_;
+    my $c = qq(#include <stdio.h>\n#include "restorer.h"\nint main(void)\n{\n);
+    my $expected = '';
+    for my $type (sort keys %{$json->{structures}}) {
+        $c .= qq(\tprintf("$type %zu\\n", sizeof(struct $type));\n);
+        $expected .= "$type $json->{structures}{$type}{size}\n";
+        for my $field (sort keys %{$json->{structures}{$type}{fields}}) {
+            $c .= qq(\tprintf("$type.$field %zu %zu\\n", offsetof(struct $type, $field), sizeof(((struct $type *)0)->$field));\n);
+            $expected .= sprintf "%s.%s %u %u\n", $type, $field, @{$json->{structures}{$type}{fields}{$field}}{qw(offset size)};
+        }
     }
+    for my $constant (sort keys %{$json->{constants}}) {
+        $c .= qq(\tprintf("$constant %u\\n", (unsigned)$constant);\n);
+        $expected .= "$constant $json->{constants}{$constant}\n";
+    }
+    spew("$dir/offsets.c", "$c\treturn 0;\n}\n");
+    is(run("${prefix}gcc ${\($static // '-static')} -Ipie -o $dir/offsets $dir/offsets.c"), '', "$arch: json: every field and constant is there");
+    program_says("$dir/offsets", $expected, "$arch: json: every size, offset and constant is the contract's");
+    my @wanted = slurp('pie/restorer.h') =~ /^#define (AIOR_(?:F|END|STEP|RING|POLL|TABLE|ARCH)_\w+|AIOR_NO_RING|AIOR_ABI) /mg;
+    is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', "$arch: json: no constant is missing");
+    is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', "$arch: json: every structure");
 }
-for my $constant (sort keys %{$json->{constants}}) {
-    $c .= qq(\tprintf("$constant %u\\n", (unsigned)$constant);\n);
-    $expected .= "$constant $json->{constants}{$constant}\n";
+
+for my $each (@others, $host) {
+    choose($each);
+    test_c();
+    test_obj();
+    test_obj_in_blob();
+    test_json_contract(test_json());
 }
-spew("$dir/offsets.c", "$c\treturn 0;\n}\n");
-is(run("${prefix}gcc -Ipie -o $dir/offsets $dir/offsets.c && $dir/offsets"), $expected, 'json: every size, offset and constant is the contract\'s');
-my @wanted = slurp('pie/restorer.h') =~ /^#define (AIOR_(?:F|END|STEP|RING|POLL|TABLE|ARCH)_\w+|AIOR_NO_RING|AIOR_ABI) /mg;
-is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', 'json: no constant is missing');
-is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', 'json: every structure');
 
 # The contract in other dialects.
 spew("$dir/contract.c", qq(#include "restorer.h"\nint main(void) { return aior_args_size(1) == sizeof(struct aior_args) ? 0 : 1; }\n));
