@@ -57,7 +57,7 @@ LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
 	$(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 
-.PHONY: all blobs blobs-said tests check check-qemu demo format clean
+.PHONY: all blobs blobs-said tests check check-qemu run-tests demo format clean
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -137,10 +137,26 @@ export BUILD CC
 tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo
 	@:
 
-# One after the other: they watch fs.aio-nr, which is the whole system's.
+# The kernels that `make check-qemu` boots: all that tests/qemu/fetch.sh knows, or a part of them.
+KERNELS :=
+QEMU_ARCHES := $(if $(filter command line,$(origin ARCHES)),$(ARCHES))
+
+# What is installed, or fetched, decides what can be built: so each step is a make of its own. Boots run
+# beside each other; all else watches fs.aio-nr, which is the whole system's.
 check: setup-check
-	$(Q)$(MAKE) --no-print-directory tests
-	$(Q)tests/harness.pl $(C_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS)
+	$(Q)$(MAKE) --no-print-directory guest-libs tests
+	$(Q)$(MAKE) --no-print-directory guests
+	$(Q)$(MAKE) --no-print-directory run-tests
+
+check-qemu: setup-check
+	$(Q)$(MAKE) --no-print-directory guest-libs all
+	$(Q)$(MAKE) --no-print-directory guests
+	$(Q)boots=$$(tests/qemu/fetch.sh list "$(KERNELS)" "$(QEMU_ARCHES)") && \
+		tests/harness.pl -j 2 $$(echo "$$boots" | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
+
+run-tests:
+	$(Q)tests/harness.pl $(C_TESTS) $(LOCAL_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS) \
+		-j 2 $$(tests/qemu/fetch.sh list | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
 
 $(BUILD)/tests/demo: tests/demo.c Makefile
 	$(Q)mkdir -p $(@D)

@@ -2,7 +2,7 @@
 # Library, command line and tests for other machines and kernels: static programs in
 # $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
 
-GUEST_TESTS := facts $(BLOB_TESTS) process
+GUEST_TESTS := $(BLOB_TESTS)
 
 # $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
 # into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.
@@ -21,12 +21,11 @@ $(call test_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/incl
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call guest_rules,$(a),$(BUILD)/guest/$(a))))
 
-guests: $(foreach a,$(GUEST_ARCHES),$(BUILD)/tests/restore-abi2-$(a).bin \
-	$(addprefix $(BUILD)/guest/$(a)/,aio-restorer leaver $(GUEST_TESTS:%=%.t)))
-
 .PHONY: guests guest-libs
 guests:
 	@:
+
+include tests/qemu/qemu.mk
 
 # Programs of another architecture that this host's kernel runs too.
 LOCAL_TESTS := $(foreach a,$(filter $(BLOB_ARCHES),$($(HOST_ARCH).also)),$(BLOB_TESTS:%=$(BUILD)/guest/$(a)/%.t))

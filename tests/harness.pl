@@ -1,38 +1,71 @@
 #!/usr/bin/env perl
 # SPDX-License-Identifier: MIT
 #
-# Runs TAP programs as prove does, and ends with the one line that says it all.
-# usage: harness.pl TEST...
+# Runs TAP programs as prove does, and ends with the one line that says it all: first those that watch
+# what is the whole system's (fs.aio-nr), one after the other, then those that run beside each other.
+#
+# usage: harness.pl [TEST...] [-j JOBS TEST...]
+#
+# A test is a program, or a kernel to boot: `qemu:NAME:ARCH`.
 use strict;
 use warnings;
 use TAP::Harness;
 
-die "usage: harness.pl TEST...\n" unless @ARGV;
+my (@alone, @together);
+my $jobs = 1;
+while (@ARGV) {
+    my $test = shift;
+    if ($test eq '-j') {
+        $jobs = shift;
+        @together = splice @ARGV;
+    } else {
+        push @alone, $test;
+    }
+}
+die "usage: harness.pl [TEST...] [-j JOBS TEST...]\n" unless (@alone || @together) && $jobs =~ /^[1-9]\d*$/;
 
-# What is skipped is shown, with its reason.
+# What is skipped is shown, with its reason; of guests, also what they say of themselves.
 my @skipped;
-my $harness = TAP::Harness->new({
-    timer    => 1,
-    failures => 1,
-    color    => 0,
-    # A test is run as it says itself.
-    exec => sub { my (undef, $file) = @_; [ $file =~ m{/} ? $file : "./$file" ] },
-});
-$harness->callback(made_parser => sub {
-    my ($parser, $test) = @_;
-    $parser->callback(test => sub {
-        my ($result) = @_;
-        push @skipped, "$test->[1]: " . $result->as_string if $result->has_skip;
+my ($passed, $failed, $skipped) = (0, 0, 0);
+
+# A test is run as it says itself.
+sub command
+{
+    my ($test) = @_;
+    return [ 'tests/qemu/boot.pl', $1, $2 ] if $test =~ /^qemu:([^:]+):(.+)$/;
+    return [ $test =~ m{/} ? $test : "./$test" ];
+}
+
+sub run_tests
+{
+    my ($jobs, @tests) = @_;
+    my $harness = TAP::Harness->new({
+        timer    => 1,
+        failures => 1,
+        color    => 0,
+        jobs     => $jobs,
+        exec     => sub { my (undef, $test) = @_; return command($test) },
     });
-    $parser->callback(plan => sub {
-        my ($plan) = @_;
-        push @skipped, "$test->[1]: " . $plan->as_string if $plan->has_skip;
+    $harness->callback(made_parser => sub {
+        my ($parser, $test) = @_;
+        $parser->callback(test => sub {
+            my ($result) = @_;
+            push @skipped, "$test->[1]: " . $result->as_string if $result->has_skip;
+        });
+        $parser->callback(plan => sub {
+            my ($plan) = @_;
+            push @skipped, "$test->[1]: " . $plan->as_string if $plan->has_skip;
+        });
     });
-});
-my $all = $harness->runtests(@ARGV);
-# A program that crashes, or runs another number of tests than it planned, is a failure too.
-my $failed = $all->all_passed ? 0 : scalar($all->failed) || 1;
+    my $all = $harness->runtests(@tests);
+    # A program that crashes, or runs another number of tests than it planned, is a failure too.
+    $failed += $all->all_passed ? 0 : scalar($all->failed) || 1;
+    $passed += $all->passed - scalar($all->skipped);
+    $skipped += $all->skipped;
+}
+
+run_tests(1, @alone) if @alone;
+run_tests($jobs, @together) if @together;
 print "\nskipped:\n", map { "  $_\n" } @skipped if @skipped;
-printf "\n%d passed, %d failed, %d skipped\n", $all->passed - scalar($all->skipped), $failed,
-    scalar($all->skipped);
+printf "\n%d passed, %d failed, %d skipped\n", $passed, $failed, $skipped;
 exit($failed ? 1 : 0);

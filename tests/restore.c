@@ -208,6 +208,7 @@ static void test_largest(void)
 static void test_busy(void)
 {
 	long count = 2 * sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned rounds = effort(60);
 	pid_t spinners[64];
 	const char *why = NULL;
 	uint64_t seed = 7;
@@ -221,7 +222,7 @@ static void test_busy(void)
 			;
 	}
 	/* Large ones too: they take long enough for the scheduler to think of moving the thread. */
-	for (int round = 0; round < 60 && !why; round++) {
+	for (unsigned round = 0; round < rounds && !why; round++) {
 		arena.used = 0;
 		map_at(arena.base, arena.size, PROT_NONE);
 		for (uint32_t i = 0; i < 10; i++) {
@@ -244,7 +245,8 @@ static void test_busy(void)
 		kill(spinners[i], SIGKILL);
 		waitpid(spinners[i], NULL, 0);
 	}
-	ok(!why, "while %ld processes keep the CPUs busy, 600 rings: %s", count, or_so(why));
+	ok(!why, "while %ld processes keep the CPUs busy, %u rings: %s", count, 10 * rounds,
+	    or_so(why));
 }
 
 /* Exit status: 0 if fs.aio-nr grew by one a ring, 1 if by another number, 2 if the blob failed. */
@@ -546,11 +548,10 @@ static void *make_ready(void *unused)
  */
 static void test_polls_raced(void)
 {
-	enum { ROUNDS = 200 };
-	unsigned wrong = 0;
+	unsigned rounds = effort(200), wrong = 0;
 
 	set_up_polls();
-	for (int round = 0; round < ROUNDS; round++) {
+	for (unsigned round = 0; round < rounds; round++) {
 		struct aio_slot events[64];
 		struct aior_args args;
 		pthread_t thread;
@@ -590,7 +591,7 @@ static void test_polls_raced(void)
 		for (int i = 0; i < POLLS; i += 2)
 			wrong += read(pipes[i][0], bytes, sizeof(bytes)) != 1;
 	}
-	ok(!wrong, "polls that complete while others are lost, %d rounds (%u wrong)", ROUNDS,
+	ok(!wrong, "polls that complete while others are lost, %u rounds (%u wrong)", rounds,
 	    wrong);
 }
 

@@ -29,6 +29,18 @@ static inline void tap_start(void)
 	alarm(TAP_PATIENCE);
 }
 
+/*
+ * How often something is to be done that is done `full` times as a rule: $TEST_EFFORT says how many
+ * per cent of that, where a processor is emulated. At least once.
+ */
+static inline unsigned effort(unsigned full)
+{
+	const char *percent = getenv("TEST_EFFORT");
+	unsigned n = percent ? full * (unsigned)atoi(percent) / 100 : full;
+
+	return n ? n : 1;
+}
+
 __attribute__((format(printf, 1, 2))) static inline void diag(const char *format, ...)
 {
 	va_list args;

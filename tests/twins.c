@@ -657,7 +657,7 @@ int main(int argc, char **argv)
 	    {"ops", required_argument, NULL, 'o'}, {NULL, 0, NULL, 0}};
 	const char *given = getenv("TWINS_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 1000;
-	unsigned count = 240;
+	unsigned count = effort(240);
 	enum breakage only = BREAK_NONE;
 	struct tally tally;
 	int option;

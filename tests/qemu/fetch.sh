@@ -1,0 +1,275 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Kernels and libraries of other architectures, from the Debian mirror that this machine uses
+# itself. Kept outside of the clone: a kernel's package is 100 MB, and only its image is kept.
+#
+#	fetch.sh list [KERNELS [ARCHES]]   kernels that can be had: NAME ARCH; all, or those that are asked for
+#	fetch.sh kernel NAME ARCH          prints the path of a kernel image that QEMU takes
+#	fetch.sh libs ARCH                 prints the path of a folder: include/, lib/ with static libelf and
+#	                                   libaio, and LIBS, the linker's arguments for them
+#
+# Exit: 1 failed, 2 wrong usage, 3 this machine cannot have it.
+
+set -u
+
+cache=${AIOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/aio-restorer}
+
+# name|architecture|suite|Debian's architecture|package, where * is the version
+kernels='
+5.10|x86_64|bullseye|amd64|linux-image-*-amd64-unsigned
+6.1|x86_64|bookworm|amd64|linux-image-*-amd64-unsigned
+6.12|x86_64|bookworm-backports|amd64|linux-image-*-amd64-unsigned
+7.2|x86_64|sid|amd64|linux-binary-unsigned-*-amd64
+5.10|aarch64|bullseye|arm64|linux-image-*-arm64-unsigned
+6.1|aarch64|bookworm|arm64|linux-image-*-arm64-unsigned
+6.12|aarch64|bookworm-backports|arm64|linux-image-*-arm64-unsigned
+7.2|aarch64|sid|arm64|linux-binary-unsigned-*-arm64
+7.2-16k|aarch64|sid|arm64|linux-binary-unsigned-*-arm64-16k
+7.2|riscv64|sid|riscv64|linux-binary-*-riscv64
+6.1|i386|bookworm|i386|linux-image-*-686-pae-unsigned
+'
+
+# architecture|suite|Debian's architecture
+libraries='
+x86_64|bookworm|amd64
+i386|bookworm|i386
+aarch64|bookworm|arm64
+riscv64|sid|riscv64
+'
+library_packages='libelf-dev zlib1g-dev libzstd-dev libaio-dev'
+
+# fail STATUS SENTENCE
+fail()
+{
+	echo "fetch.sh: $2" >&2
+	exit "$1"
+}
+
+usage()
+{
+	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | libs ARCH'
+}
+
+# row TABLE KEY: the rest of the row that starts with KEY.
+row()
+{
+	printf '%s' "$1" | sed -n "s/^$(printf '%s' "$2" | sed 's/[.|]/[&]/g')|//p"
+}
+
+# ---- what there is ----
+
+# column TABLE NUMBER: its values, each once.
+column()
+{
+	printf '%s' "$1" | cut -d '|' -f "$2" | awk 'NF && !seen[$0]++'
+}
+
+# known WHAT COLUMN WORDS
+known()
+{
+	for word in $3; do
+		column "$kernels" "$2" | grep -qxF -e "$word" ||
+			fail 2 "there is no $1 $word; there are: $(column "$kernels" "$2" | tr '\n' ' ')"
+	done
+}
+
+list()
+{
+	known kernel 1 "$1"
+	known architecture 2 "$2"
+	chosen=$(printf '%s' "$kernels" | awk -F '|' -v names=" $1 " -v arches=" $2 " '
+		NF && (names ~ /^ +$/ || index(names, " " $1 " ")) &&
+			(arches ~ /^ +$/ || index(arches, " " $2 " ")) { print $1, $2 }')
+	[ -n "$chosen" ] || fail 2 "there is no kernel $1 for $2; there are: $(
+		printf '%s' "$kernels" | awk -F '|' 'NF { printf "%s %s, ", $1, $2 }' | sed 's/, $//')"
+	echo "$chosen"
+}
+
+# ---- apt, with a state of its own ----
+
+# source_of SUITE OWN: the machine's own source of Debian packages, known by a suite that OWN matches,
+# with that suite in its place: the same host, the same keys. Prints the path of what it wrote.
+# Both of apt's formats are read; other suites of the source, such as its updates, are left out.
+source_of()
+{
+	find /etc/apt/sources.list /etc/apt/sources.list.d -name '*.sources' 2>/dev/null | sort |
+		xargs -r cat -s | awk -v suite="$1" -v own="$2" '
+		BEGIN { RS = "" }
+		{
+			split("", field); rest = ""; name = ""
+			for (i = 1; i <= split($0, line, "\n"); i++) {
+				if (line[i] ~ /^#/)
+					continue
+				if (match(line[i], /^[A-Za-z-]+:/))
+					name = tolower(substr(line[i], 1, RLENGTH - 1))
+				field[name] = field[name] " " line[i]
+				if (name !~ /^(types|suites|components|architectures|enabled)$/)
+					rest = rest line[i] "\n"
+			}
+			if (field["types"] ~ / deb( |$)/ && field["enabled"] !~ /no/ &&
+			    (field["suites"] " ") ~ (" (" own ") ") && (field["components"] " ") ~ / main / &&
+			    field["uris"] ~ /debian\/?( |$)|mirror\+/) {
+				printf "Types: deb\nSuites: %s\nComponents: main\n%s", suite, rest
+				exit
+			}
+		}' >"$state/x.sources"
+	[ ! -s "$state/x.sources" ] || { echo "$state/x.sources"; return; }
+	find /etc/apt/sources.list /etc/apt/sources.list.d -name '*.list' 2>/dev/null | sort |
+		xargs -r cat | awk -v suite="$1" -v own="$2" '
+		/^[ \t]*deb[ \t]/ {
+			options = match($0, /\[[^]]*\]/) ? substr($0, RSTART, RLENGTH) : ""
+			sub(/\[[^]]*\]/, "")
+			sub(/arch=[^] ]*/, "", options)
+			if ($3 ~ ("^(" own ")$") && ($0 " ") ~ /[ \t]main[ \t]/ &&
+			    $2 ~ /debian\/?$|^mirror\+/) {
+				print "deb", options, $2, suite, "main"
+				exit
+			}
+		}' >"$state/x.list"
+	[ ! -s "$state/x.list" ] || echo "$state/x.list"
+}
+
+# open_suite SUITE DEBIAN-ARCH: makes `apt` speak of that suite and architecture.
+open_suite()
+{
+	for tool in apt-get apt-cache dpkg-deb; do
+		command -v $tool >/dev/null || fail 3 "there is no $tool here: this needs a Debian machine"
+	done
+	codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null)
+	state=$work/apt
+	mkdir -p "$state/lists/partial" "$state/cache/archives/partial" || exit 1
+	list=$(source_of "$1" "${codename:-sid}|stable|testing|unstable|sid")
+	[ -n "$list" ] || fail 3 'no source of Debian packages is set up in /etc/apt'
+	cat >"$state/apt.conf" <<-END
+		Dir::Etc::sourcelist "$list";
+		Dir::Etc::sourceparts "-";
+		Dir::State::lists "$state/lists";
+		Dir::State::status "/dev/null";
+		Dir::Cache "$state/cache";
+		APT::Architecture "$2";
+		APT::Architectures { "$2"; };
+		APT::Sandbox::User "";
+		APT::Update::Post-Invoke { "true"; };
+		Acquire::Languages "none";
+		Acquire::Retries "2";
+		Acquire::http::Timeout "15";
+	END
+	apt get update --error-on=any >/dev/null || fail 3 "the packages of Debian's $1 for $2 cannot be listed: $(said)"
+}
+
+# apt get|cache ARGUMENTS...
+apt()
+{
+	tool=apt-$1
+	shift
+	"$tool" -c "$state/apt.conf" -q "$@" 2>"$state/log"
+}
+
+# What apt complained of, in a line.
+said()
+{
+	sed -n 's/^E: //p' "$state/log" | head -n 1
+}
+
+# ---- what is fetched, is put into place whole and once ----
+
+# locked COMMAND...: one fetch at a time; what an interrupted one left behind is its own folder's.
+locked()
+{
+	command -v flock >/dev/null || fail 3 'there is no flock here: this needs a Debian machine'
+	mkdir -p "$cache" || fail 1 "$cache cannot be made"
+	exec 9>"$cache/lock" || exit 1
+	flock 9
+	work=$cache/work
+	rm -rf "$work"
+	mkdir "$work" || exit 1
+	trap 'rm -rf "$work"' EXIT
+	trap 'exit 1' HUP INT TERM
+	"$@"
+}
+
+# download PACKAGE...: into the work folder.
+download()
+{
+	(cd "$work" && apt get download "$@" >/dev/null) || fail 3 "$* cannot be fetched: $(said)"
+}
+
+# newest_package PATTERN VERSION: the newest one of that version, or the newest that there is.
+newest_package()
+{
+	names=$(apt cache pkgnames linux- |
+		grep -xE -e "$(echo "$1" | sed 's/[*]/[0-9][^-]*(-[0-9]+)?/')" | sort -V)
+	[ -n "$names" ] || return 1
+	echo "$names" | grep -F -e "-$2." | tail -n 1 | grep . || echo "$names" | tail -n 1
+}
+
+fetch_kernel()
+{
+	[ ! -s "$2" ] || return 0
+	IFS='|' read -r suite debian_arch pattern <<-END
+		$1
+	END
+	open_suite "$suite" "$debian_arch"
+	package=$(newest_package "$pattern" "${name%%-*}") || fail 3 "Debian's $suite has no $pattern"
+	case $package in
+	*-"${name%%-*}".*) ;;
+	*) echo "fetch.sh: Debian's $suite has no kernel ${name%%-*} any more: $package is taken" >&2 ;;
+	esac
+	download "$package"
+	dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards '*/vmlinu[xz]*' >"$work/image"
+	[ -s "$work/image" ] || fail 1 "there is no kernel image in $package"
+	mv "$work/image" "$2"
+}
+
+fetch_libs()
+{
+	[ ! -e "$2" ] || return 0
+	IFS='|' read -r suite debian_arch <<-END
+		$1
+	END
+	open_suite "$suite" "$debian_arch"
+	# shellcheck disable=SC2086
+	download $library_packages
+	for package in "$work"/*.deb; do
+		dpkg-deb -x "$package" "$work/root" || fail 1 "$package cannot be unpacked"
+	done
+	mkdir -p "$work/new/lib"
+	mv "$work/root/usr/include" "$work/new/"
+	mv "$work"/root/usr/lib/*/*.a "$work/new/lib/" || exit 1
+	# What a newer glibc's headers made of a few names; a linker script that an older one can use.
+	for function in strtol strtoul strtoll strtoull sscanf; do
+		echo "PROVIDE(__isoc23_$function = $function);"
+	done >"$work/new/lib/libisoc23.a"
+	needs=$(sed -n 's/^Requires.private: *//p' "$work"/root/usr/lib/*/pkgconfig/libelf.pc |
+		tr -s ', ' '[\n*]' | sed -n 's/^zlib$/z/; s/^lib//; s/^[a-z].*/-l&/p' | tr '\n' ' ')
+	echo "-lelf ${needs}-laio -lisoc23" >"$work/new/LIBS"
+	mv "$work/new" "$2"
+}
+
+command=${1:-}
+case $command-$# in
+list-[123])
+	list "${2:-}" "${3:-}"
+	;;
+kernel-3)
+	name=$2
+	known kernel 1 "$2"
+	known architecture 2 "$3"
+	what=$(row "$kernels" "$2|$3")
+	[ -n "$what" ] || fail 2 "there is no kernel $2 for $3"
+	path=$cache/vmlinuz-$2-$3
+	[ -s "$path" ] || (locked fetch_kernel "$what" "$path") || exit
+	echo "$path"
+	;;
+libs-2)
+	what=$(row "$libraries" "$2")
+	[ -n "$what" ] || fail 2 "there are no libraries for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
+	path=$cache/libs-$2
+	[ -e "$path" ] || (locked fetch_libs "$what" "$path") || exit
+	echo "$path"
+	;;
+*)
+	usage
+	;;
+esac

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+# What guests boot with: a kernel's first file system, for each architecture.
+
+$(BUILD)/guest/%/init: tests/qemu/init.c Makefile
+	$(Q)mkdir -p $(@D)
+	$(Q)$($*.prefix)gcc $(CFLAGS_COMMON) -D_GNU_SOURCE -static -o $@ $<
+
+# A kernel also runs the programs of the architectures beside its own.
+define cpio_rules
+$(BUILD)/qemu/$(1).cpio: $(foreach a,$(1) $(filter $(GUEST_ARCHES),$($(1).also)),$(addprefix $(BUILD)/guest/$(a)/,init aio-restorer leaver $(GUEST_TESTS:%=%.t)) \
+	$(BUILD)/tests/restore-abi2-$(a).bin $(OPS:%=$(BUILD)/blob-%-$(a).bin)) \
+	$(wildcard tests/corpus/* tests/qemu/*)
+	$$(Q)mkdir -p $$(@D)
+	$$(Q)tests/qemu/initramfs.pl $$@ $(BUILD) $(1) $(filter $(GUEST_ARCHES),$($(1).also))
+endef
+$(foreach a,$(GUEST_ARCHES),$(eval $(call cpio_rules,$(a))))
+
+guests: $(GUEST_ARCHES:%=$(BUILD)/qemu/%.cpio)
