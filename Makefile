@@ -33,22 +33,22 @@ BLOB_LDFLAGS := -pie --no-dynamic-linker -z text --fatal-warnings --build-id=non
 
 # ---- architectures ----
 
-# Each folder in arch/ adds its own to ARCHES, and says what it takes to build for them.
-ARCHES :=
+# Each folder in arch/ adds its own to KNOWN_ARCHES, and says what it takes to build for them.
+KNOWN_ARCHES :=
 include $(sort $(wildcard arch/*/arch.mk))
 
 # The machine that all this is built on, for which the host side is built.
 MACHINE := $(shell uname -m)
-HOST_ARCH := $(firstword $(foreach a,$(ARCHES),$(if $(filter $(MACHINE),$($(a).machines)),$(a))))
+HOST_ARCH := $(firstword $(foreach a,$(KNOWN_ARCHES),$(if $(filter $(MACHINE),$($(a).machines)),$(a))))
 ifeq ($(HOST_ARCH),)
-$(error aio-restorer does not know the machine $(MACHINE); it knows: $(ARCHES))
+$(error aio-restorer does not know the machine $(MACHINE); it knows: $(KNOWN_ARCHES))
 endif
 $(HOST_ARCH).prefix :=
 
 # Its own blobs are always built. The others are if their compiler is there.
 missing = $(strip $(foreach p,$($(1).prefix)gcc $($(1).needs),$(if $(shell command -v $(p)),,$(p))))
-BLOB_ARCHES := $(foreach a,$(ARCHES),$(if $(filter $(HOST_ARCH),$(a)),$(a),$(if $(call missing,$(a)),,$(a))))
-NO_BLOBS := $(filter-out $(BLOB_ARCHES),$(ARCHES))
+BLOB_ARCHES := $(foreach a,$(KNOWN_ARCHES),$(if $(filter $(HOST_ARCH),$(a)),$(a),$(if $(call missing,$(a)),,$(a))))
+NO_BLOBS := $(filter-out $(BLOB_ARCHES),$(KNOWN_ARCHES))
 
 OPS := restore run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
@@ -139,7 +139,7 @@ tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo
 
 # The kernels that `make check-qemu` boots: all that tests/qemu/fetch.sh knows, or a part of them.
 KERNELS :=
-QEMU_ARCHES := $(if $(filter command line,$(origin ARCHES)),$(ARCHES))
+ARCHES :=
 
 # What is installed, or fetched, decides what can be built: so each step is a make of its own. Boots run
 # beside each other; all else watches fs.aio-nr, which is the whole system's.
@@ -151,7 +151,7 @@ check: setup-check
 check-qemu: setup-check
 	$(Q)$(MAKE) --no-print-directory guest-libs all
 	$(Q)$(MAKE) --no-print-directory guests
-	$(Q)boots=$$(tests/qemu/fetch.sh list "$(KERNELS)" "$(QEMU_ARCHES)") && \
+	$(Q)boots=$$(tests/qemu/fetch.sh list "$(KERNELS)" "$(ARCHES)") && \
 		tests/harness.pl -j 2 $$(echo "$$boots" | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
 
 run-tests:

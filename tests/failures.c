@@ -38,7 +38,8 @@ static void set_up(void)
 	cpus = possible_cpus();
 	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (uint32_t i = 0; i < N; i++) {
-		uint64_t len = aio_ring_len(1 + 100 * i, cpus, (uint32_t)blob.page);
+		uint64_t len =
+		    aio_ring_len(1 + 100 * i * (blob.page / 4096), cpus, (uint32_t)blob.page);
 
 		stage(&rings[i], &staged[i], len, 100 - i, 90 + 10 * i, i != 1, i);
 	}
@@ -193,8 +194,8 @@ static void test_aio_max_nr(void)
 	aio_context_t ctx;
 
 	set_up();
-	/* Room for two: 1 and about 64; the third asks for about 200. */
-	if (left < 1000 || io_setup((unsigned)left - 150, &ctx)) {
+	/* Room for two: 1 and about 64; the third asks for about 200 (with pages of 4 KiB). */
+	if (left < 10000 || io_setup((unsigned)(left - 150 * (long)(blob.page / 4096)), &ctx)) {
 		skip("fs.aio-max-nr reached", "fs.aio-max-nr leaves %ld", left);
 		return;
 	}

@@ -422,7 +422,8 @@ static void test_polls(void)
 		ring_of(rings[1].addr)->tail == staged[1].tail,
 	    "polls: none has fired");
 	ok(io_getevents(rings[0].addr, 64, events) == 10 &&
-		!memcmp(&events[9], &slots_of(staged[0].copy)[2], sizeof(events[0])),
+		!memcmp(&events[9], &slots_of(staged[0].copy)[(120 + 9) % staged[0].nr],
+		    sizeof(events[0])),
 	    "polls: the pending events are there");
 	tail = ring_of(rings[0].addr)->tail;
 	for (uint32_t i = 5; i-- > 0;) {
@@ -452,23 +453,27 @@ static void test_polls(void)
 static void test_polls_ready(void)
 {
 	struct aior_args args;
-	struct aio_slot events[64];
+	struct aio_slot events[64], *slots;
+	uint32_t head, tail;
 	int wrong;
 
 	set_up_polls();
-	stage_n(0, 1, 125, 4, 1);
+	head = aio_ring_nr(blob.page) - 2;
+	stage_n(0, 1, head, 4, 1);
+	tail = staged[0].tail;
+	slots = slots_of(staged[0].copy);
 	for (uint32_t i = 0; i < POLLS; i++) {
 		record_poll(i, 0, i);
 		if (write(pipes[i][1], "x", 1) != 1)
 			abort();
 	}
 	args = blob_args(rings, 1, polls, POLLS);
-	ok(!blob_call(&args) && !args.polls_lost && rings[0].tail == 2, "%d polls, all ready",
+	ok(!blob_call(&args) && !args.polls_lost && rings[0].tail == tail, "%d polls, all ready",
 	    POLLS);
-	wrong = !wait_tail(rings[0].addr, 2 + POLLS);
+	wrong = !wait_tail(rings[0].addr, tail + POLLS);
 	wrong += io_getevents(rings[0].addr, 64, events) != 4 + POLLS;
-	wrong += !!memcmp(&events[0], &slots_of(staged[0].copy)[125], 2 * sizeof(events[0]));
-	wrong += !!memcmp(&events[2], &slots_of(staged[0].copy)[0], 2 * sizeof(events[0]));
+	wrong += !!memcmp(&events[0], &slots[head], 2 * sizeof(events[0]));
+	wrong += !!memcmp(&events[2], &slots[0], 2 * sizeof(events[0]));
 	for (uint32_t i = 0; i < POLLS; i++)
 		wrong += !is_event(&events[4 + i], i, POLLIN);
 	ok(!wrong, "their events, in order, behind the pending ones");
@@ -482,7 +487,7 @@ static void test_polls_lost(void)
 	int wrong, event_fd = eventfd(5, EFD_NONBLOCK | EFD_CLOEXEC);
 
 	set_up_polls();
-	stage_n(0, 1, 126, 2, 0);
+	stage_n(0, 1, aio_ring_nr(blob.page) - 1, 2, 0);
 	for (uint32_t i = 0; i < 7; i++)
 		record_poll(i, 0, i);
 	iocbs[0].aio_data++; /* another request by now */
@@ -516,8 +521,8 @@ static void test_polls_lost(void)
 	    "and raised its eventfd, once");
 	if (write(pipes[6][1], "x", 1) != 1)
 		abort();
-	ok(wait_tail(rings[0].addr, 1 + 7) && io_getevents(rings[0].addr, 64, events) == 1 &&
-		is_event(&events[0], 6, POLLIN),
+	ok(wait_tail(rings[0].addr, staged[0].tail + 7) &&
+		io_getevents(rings[0].addr, 64, events) == 1 && is_event(&events[0], 6, POLLIN),
 	    "the one that is left fires");
 }
 
@@ -575,7 +580,7 @@ static void test_polls_raced(void)
 		wrong += blob_call(&args) || args.polls_lost != POLLS / 2;
 		has_returned = 1;
 		pthread_join(thread, NULL);
-		wrong += !wait_tail(rings[0].addr, (3 + POLLS) % staged[0].nr);
+		wrong += !wait_tail(rings[0].addr, (staged[0].tail + POLLS) % staged[0].nr);
 		n = io_getevents(rings[0].addr, 64, events);
 		wrong += n != 10 + POLLS;
 		for (long i = 10; i < n; i++) {

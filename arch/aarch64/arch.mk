@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # aarch64: what the Makefile must know to build for it.
 
-ARCHES += aarch64
+KNOWN_ARCHES += aarch64
 
 # The tiny code model has no adrp, which would want the blob to lie as in its file, page by page.
 aarch64.dir := arch/aarch64

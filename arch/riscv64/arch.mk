@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # riscv64: what the Makefile must know to build for it.
 
-ARCHES += riscv64
+KNOWN_ARCHES += riscv64
 
 riscv64.dir := arch/riscv64
 riscv64.machines := riscv64

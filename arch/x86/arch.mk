@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # x86_64 and i386: what the Makefile must know to build for them.
 
-ARCHES += x86_64 i386
+KNOWN_ARCHES += x86_64 i386
 
 x86_64.dir := arch/x86
 x86_64.machines := x86_64
