@@ -217,6 +217,17 @@ static void print_blobs(FILE *out)
 			}
 }
 
+static void print_local_archs(void)
+{
+	const char *comma = "";
+
+	for (uint32_t arch = 1; aior_arch_name(arch); arch++)
+		if (aior_blob(arch, AIOR_OP_RESTORE) && aior_can_execute(arch)) {
+			printf("%s%s", comma, aior_arch_name(arch));
+			comma = ", ";
+		}
+}
+
 static void print_errno(const char *what, int err, const char *without)
 {
 	printf("%-22s %s%s%s%s\n", what, err ? "no: " : "yes", err ? strerror(err) : "",
@@ -241,7 +252,9 @@ static int check_this_host(const struct options *options)
 	print_errno("kcmp works",
 	    syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0, 0) < 0 ? errno : 0,
 	    "dump does not see that processes share their memory");
-	printf("%-22s ", "blobs");
+	printf("%-22s ", "images that run here");
+	print_local_archs();
+	printf("\n%-22s ", "blobs");
 	print_blobs(stdout);
 	printf("\n");
 	return host.aio_errno ? REFUSED : DONE;

@@ -431,6 +431,8 @@ int aior_can_execute(uint32_t arch)
 
 	if (arch == aior_host_arch())
 		return 1;
+	if (!aior_calls_of(arch) || !aior_blob(arch, AIOR_OP_RUN))
+		return 0;
 	lay_out(&program);
 	place(&program);
 	if (try_run(&program, &result, &error))

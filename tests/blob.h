@@ -203,7 +203,8 @@ static inline void *map_guarded(size_t len)
 	return at + page;
 }
 
-static inline void blob_place(const char *path)
+/* `offset` bytes into a page. */
+static inline void blob_place_at(const char *path, size_t offset)
 {
 	struct aior_blob header;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -214,20 +215,25 @@ static inline void blob_place(const char *path)
 		exit(1);
 	}
 	blob.page = (size_t)sysconf(_SC_PAGESIZE);
-	blob.room = (header.size + blob.page - 1) & ~(blob.page - 1);
-	at = map_guarded(header.size);
-	if (pread(fd, at, header.size, 0) != (ssize_t)header.size)
+	blob.room = (offset + header.size + blob.page - 1) & ~(blob.page - 1);
+	at = map_guarded(blob.room);
+	if (pread(fd, at + offset, header.size, 0) != (ssize_t)header.size)
 		abort();
 	close(fd);
 	mprotect(at, blob.room, PROT_READ | PROT_EXEC);
-	blob.base = at;
-	blob.header = (const struct aior_blob *)at;
+	blob.base = at + offset;
+	blob.header = (const struct aior_blob *)blob.base;
 	if (blob.stack)
 		return;
 	blob.stack = map_guarded(STACK_BYTES);
 	blob.scratch = map_guarded(blob.page);
 	stack_used = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	memset(blob.stack, STACK_PAINT, STACK_BYTES);
+}
+
+static inline void blob_place(const char *path)
+{
+	blob_place_at(path, 0);
 }
 
 typedef int blob_entry(struct aior_args *args);

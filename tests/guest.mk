@@ -2,7 +2,7 @@
 # Library, command line and tests for other machines and kernels: static programs in
 # $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
 
-GUEST_TESTS := $(BLOB_TESTS)
+GUEST_TESTS := $(BLOB_TESTS) process
 
 # $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
 # into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.
@@ -27,5 +27,7 @@ guests:
 
 include tests/qemu/qemu.mk
 
-# Programs of another architecture that this host's kernel runs too.
-LOCAL_TESTS := $(foreach a,$(filter $(BLOB_ARCHES),$($(HOST_ARCH).also)),$(BLOB_TESTS:%=$(BUILD)/guest/$(a)/%.t))
+# Programs of another architecture that this host's kernel runs too; the last by this host's own tool.
+LOCAL_TESTS := $(foreach a,$(filter $(GUEST_ARCHES),$($(HOST_ARCH).also)),$(BLOB_TESTS:%=$(BUILD)/guest/$(a)/%.t) \
+	'$(BUILD)/guest/$(a)/process.t TOOL=$(BUILD)/guest/$(a)/aio-restorer LEAVER=$(BUILD)/guest/$(a)/leaver' \
+	'$(BUILD)/tests/process.t LEAVER=$(BUILD)/guest/$(a)/leaver')

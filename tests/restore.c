@@ -303,6 +303,23 @@ static void test_nothing_to_do(void)
 	ok(!state_differs(&before, &after, NULL, 0), "no rings: nothing changed");
 }
 
+/* It may lie at any 16-byte aligned address, also across the end of a page. */
+static void test_anywhere(void)
+{
+	const size_t offsets[] = {16, 48, 2064, 4080};
+
+	set_up(16 << 20);
+	for (size_t i = 0; i < COUNT(offsets); i++) {
+		const char *why;
+
+		blob_place_at(blob_file("restore"), offsets[i]);
+		stage_n(0, 1, 120, 20, 1);
+		stage_n(1, 60, 5, 100, 0);
+		why = restore_simply(2);
+		ok(!why, "a blob %zu bytes into a page: %s", offsets[i], or_so(why));
+	}
+}
+
 /* The caller's descriptor instead of a pipe; an affinity of its own; its own signal mask. */
 static void test_surroundings(void)
 {
@@ -652,6 +669,7 @@ int main(void)
 	in_child("busy", test_busy);
 	in_child("accounting", test_accounting);
 	in_child("nothing to do", test_nothing_to_do);
+	in_child("anywhere", test_anywhere);
 	in_child("surroundings", test_surroundings);
 	in_child("polls", test_polls);
 	in_child("polls ready", test_polls_ready);

@@ -26,6 +26,16 @@ clang|clang|check
 g++|g++|check
 clang-format|clang-format|check
 git|git|check
+flock|util-linux|check
+aarch64-linux-gnu-gcc|gcc-aarch64-linux-gnu|check
+i686-linux-gnu-gcc|gcc-i686-linux-gnu|check
+riscv64-linux-gnu-gcc|gcc-riscv64-linux-gnu|check
+/usr/aarch64-linux-gnu/lib/libc.a|libc6-dev-arm64-cross|check
+/usr/i686-linux-gnu/lib/libc.a|libc6-dev-i386-cross|check
+/usr/riscv64-linux-gnu/lib/libc.a|libc6-dev-riscv64-cross|check
+qemu-system-x86_64|qemu-system-x86|check
+qemu-system-aarch64|qemu-system-arm|check
+qemu-system-riscv64|qemu-system-misc|check
 '
 
 case "${1:-}" in
@@ -64,6 +74,11 @@ log=$(mktemp)
 export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
 { apt-get update && apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1
+packages=$(missing)
+# One that this Debian has not must not keep the others away.
+for package in $packages; do
+	apt-get install -y --no-install-recommends "$package" >>"$log" 2>&1
+done
 packages=$(missing)
 if [ -n "$packages" ]; then
 	tail -n 5 "$log" >&2

@@ -77,11 +77,21 @@ every_symbol_starts_with_aior()
 	! nm -g --defined-only "$work/gcc/libaio-restorer.a" | awk 'NF == 3 && $3 !~ /^aior_/' | grep .
 }
 
+make_var()
+{
+	make -s --no-print-directory --eval="print-var: ; @echo \$($1)" print-var
+}
+
 blob_sources_compile_with_clang()
 {
-	for source in pie/restore.c pie/run.c; do
-		clang -std=gnu11 -fsyntax-only -Wall -Wextra -Werror -ffreestanding -Ipie \
-			-Iarch/x86 "$source" || return 1
+	for arch in $(make_var BLOB_ARCHES); do
+		machine=$(make_var "$arch.prefix")
+		machine=${machine%-}
+		[ -n "$machine" ] || machine=$(gcc -dumpmachine)
+		for source in pie/restore.c pie/run.c; do
+			clang --target="$machine" -std=gnu11 -fsyntax-only -Wall -Wextra -Werror -ffreestanding \
+				-isystem "/usr/$machine/include" -Ipie -I"$(make_var "$arch.dir")" "$source" || return 1
+		done
 	done
 }
 

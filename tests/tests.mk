@@ -4,7 +4,7 @@
 # The host's tests of a blob run it, and compare the process's mappings: no sanitizer may map memory
 # of its own between. So none of them has one.
 BLOB_TESTS := facts ring restore failures faults ends abi twins
-C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t)
+C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 
 # $(1) their architecture, $(2) the folder, $(3) the compiler, $(4) flags, $(5) what is linked with them
@@ -22,6 +22,7 @@ endef
 $(eval $(call test_rules,$(HOST_ARCH),$(BUILD)/tests,$(CC),,-laio))
 
 $(C_TESTS): | $(BUILD)/blob-restore-$(HOST_ARCH).bin
+$(BUILD)/tests/process.t: | $(BUILD)/aio-restorer $(BUILD)/tests/leaver
 
 # A blob of a later contract: version 2, whose argument block has one field more.
 ABI2 := $(BUILD)/tests/abi2

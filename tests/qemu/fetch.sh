@@ -15,8 +15,10 @@ set -u
 
 cache=${AIOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/aio-restorer}
 
-# name|architecture|suite|Debian's architecture|package, where * is the version
+# name|architecture|suite|Debian's architecture|package, where * is the version. What takes longest is
+# the first, so that nothing is left to wait for when the others have run beside it.
 kernels='
+7.2|riscv64|sid|riscv64|linux-binary-*-riscv64
 5.10|x86_64|bullseye|amd64|linux-image-*-amd64-unsigned
 6.1|x86_64|bookworm|amd64|linux-image-*-amd64-unsigned
 6.12|x86_64|bookworm-backports|amd64|linux-image-*-amd64-unsigned
@@ -26,7 +28,6 @@ kernels='
 6.12|aarch64|bookworm-backports|arm64|linux-image-*-arm64-unsigned
 7.2|aarch64|sid|arm64|linux-binary-unsigned-*-arm64
 7.2-16k|aarch64|sid|arm64|linux-binary-unsigned-*-arm64-16k
-7.2|riscv64|sid|riscv64|linux-binary-*-riscv64
 6.1|i386|bookworm|i386|linux-image-*-686-pae-unsigned
 '
 

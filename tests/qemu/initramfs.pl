@@ -70,8 +70,17 @@ add('init', $PROGRAM, slurp("$build/guest/$arches[0]/init"));
 add("corpus/$_", $FILE, slurp("tests/corpus/$_")) for map { s{.*/}{}r } glob 'tests/corpus/*';
 # Emulation is slow: a twentieth of what is done again and again, and fewer mappings for the test that uses them all up.
 push @list, 'set PATH /bin', 'set CORPUS /corpus', 'set TEST_EFFORT 5', 'write /proc/sys/vm/max_map_count 8000';
+for my $file ('fresh.core', 'fresh.json') {
+    add("foreign/$file", $FILE, slurp("$build/qemu/foreign/$file")) if -s "$build/qemu/foreign/$file";
+}
+push @list, 'set FOREIGN /foreign' if $have{foreign};
+push @list, 'set OUT /tmp/out';
 add_arch($arches[0], '', '');
-add_arch($_, "/$_", "$_/") for @arches[1 .. $#arches];
+for my $arch (@arches[1 .. $#arches]) {
+    # Their processes, seen by the guest's own tool; and then all by theirs.
+    push @list, 'set OUT /tmp', "run $arch-by-$arches[0] 60 /tests/process.t LEAVER=/$arch/bin/leaver";
+    add_arch($arch, "/$arch", "$arch/");
+}
 add('list', $FILE, join("\n", @list) . "\n");
 add('TRAILER!!!', 0, '');
 

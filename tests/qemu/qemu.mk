@@ -5,11 +5,17 @@ $(BUILD)/guest/%/init: tests/qemu/init.c Makefile
 	$(Q)mkdir -p $(@D)
 	$(Q)$($*.prefix)gcc $(CFLAGS_COMMON) -D_GNU_SOURCE -static -o $@ $<
 
+# A core that this host has dumped, for the others to read; without AIO here, there is none.
+$(BUILD)/qemu/foreign/fresh.core: $(BUILD)/tests/process.t $(BUILD)/aio-restorer $(BUILD)/tests/leaver
+	$(Q)mkdir -p $(@D)
+	$(Q)$(BUILD)/tests/process.t OUT=$(@D) >$(@D)/log || :
+	$(Q)touch $@
+
 # A kernel also runs the programs of the architectures beside its own.
 define cpio_rules
 $(BUILD)/qemu/$(1).cpio: $(foreach a,$(1) $(filter $(GUEST_ARCHES),$($(1).also)),$(addprefix $(BUILD)/guest/$(a)/,init aio-restorer leaver $(GUEST_TESTS:%=%.t)) \
 	$(BUILD)/tests/restore-abi2-$(a).bin $(OPS:%=$(BUILD)/blob-%-$(a).bin)) \
-	$(wildcard tests/corpus/* tests/qemu/*)
+	$(wildcard tests/corpus/* tests/qemu/*) $(BUILD)/qemu/foreign/fresh.core
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)tests/qemu/initramfs.pl $$@ $(BUILD) $(1) $(filter $(GUEST_ARCHES),$($(1).also))
 endef
