@@ -5,7 +5,7 @@
  * how they are used.
  *
  * One layout serves 32- and 64-bit processes: fixed-width fields, 64-bit addresses, no implicit
- * padding, little-endian.
+ * padding, little-endian. In a 32-bit process the upper halves of addresses and lengths are 0.
  *
  * Versions. AIOR_ABI counts the versions of this contract. A version only ever adds: fields at the
  * end of a structure, flags, steps. Nothing changes its place or meaning.
@@ -123,7 +123,7 @@ struct aior_ring_record {
 	uint32_t flags;    /* in: 0; out: AIOR_RING_… */
 	uint32_t prot;     /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
 	uint32_t err;      /* out: 0, or the errno of the failure */
-	uint32_t step;     /* out: AIOR_STEP_… */
+	uint32_t step;     /* out: AIOR_STEP_…: where it failed, or how far it had come */
 	uint32_t head;     /* out: the ring's head */
 	uint32_t tail;     /* out: and its tail, before any poll was submitted again */
 	uint64_t reserved; /* in: 0 */
@@ -204,7 +204,8 @@ struct aior_blob {
 	uint32_t size;     /* of the whole blob in bytes, this header included */
 	uint32_t call;     /* entry: a C function, int (struct aior_args *), returns 0 or -errno */
 	uint32_t jump;     /* entry: a jump, with the argument block's address where a C function
-			    * has its first argument, on a stack of its own; never returns */
+			    * has its first argument (on the stack, on i386), on a stack of
+			    * its own; never returns */
 	uint32_t park;     /* the loop in which it parks: from here ... */
 	uint32_t park_end; /* ... up to here, exclusive */
 	uint32_t stack;    /* bytes below the stack pointer that it uses, at most */
