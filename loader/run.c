@@ -212,6 +212,7 @@ static int make_file(void)
 static _Noreturn void execute(int program, int out, int tries)
 {
 	static char *const argv[] = {"aio-restorer-run", NULL}, *const envp[] = {NULL};
+	char path[64];
 	int err;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -220,6 +221,11 @@ static _Noreturn void execute(int program, int out, int tries)
 		personality((unsigned)personality(0xffffffff) & ~(unsigned)ADDR_NO_RANDOMIZE);
 	fcntl(out, F_SETFD, 0);
 	syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
+	/* A kernel with TOMOYO may look /dev/fd/N up, which not every system has. */
+	if (errno == ENOENT) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", program);
+		execve(path, argv, envp);
+	}
 	err = errno;
 	if (write(out, &err, sizeof(err)) != sizeof(err))
 		_exit(126);
