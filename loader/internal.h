@@ -55,6 +55,8 @@ uint32_t aior_process_arch(const struct aior_process *process);
  * that is not known.
  */
 int aior_current_call(pid_t tid, uint64_t *first);
+/* A number that /proc/TID/status has behind `key`; 0 if it has none. */
+long aior_status_number(pid_t tid, const char *key);
 int aior_read_number(const char *path, uint64_t *number);
 uint32_t aior_possible_cpus(void);
 

@@ -58,8 +58,7 @@ static int read_stat(pid_t task, struct task_stat *stat)
 	return 0;
 }
 
-/* A number that /proc/PID/status has behind `key`; 0 if it has none. */
-static long status_number(pid_t task, const char *key)
+long aior_status_number(pid_t task, const char *key)
 {
 	char path[64], text[4096], *at;
 
@@ -98,7 +97,7 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	memset(process, 0, sizeof(*process));
 	if (pid <= 0 || read_stat(pid, &stat))
 		return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
-	leader = status_number(pid, "\nTgid:");
+	leader = aior_status_number(pid, "\nTgid:");
 	if (leader && leader != pid)
 		return aior_fail(error, ESRCH, "open", "%d is a thread of process %ld: name that",
 		    (int)pid, leader);
@@ -106,7 +105,7 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	process->task = pid;
 	process->parent = stat.parent;
 	process->start_time = stat.start_time;
-	process->tracer = (pid_t)status_number(pid, "\nTracerPid:");
+	process->tracer = (pid_t)aior_status_number(pid, "\nTracerPid:");
 	process->is_kernel_thread = !!(stat.flags & PF_KTHREAD);
 	if (!has_exited(stat.state))
 		return 0;

@@ -21,8 +21,16 @@
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_MS 100
 
+/* The system call that a thread was in right before it was stopped. */
+struct sample {
+	int nr; /* -1: none that is known */
+	uint64_t first;
+	uint64_t switches; /* how often the thread had gone to sleep */
+};
+
 struct stopped_thread {
 	pid_t tid;
+	struct sample sample;
 	int signal;     /* it was about to take this one; it gets it when it goes on */
 	int is_stopped; /* it has stopped, and not exited */
 };
@@ -68,6 +76,22 @@ static int leaves_io_submit(pid_t tid, const struct aior_calls *calls, int64_t m
 	return 1;
 }
 
+/* How often a thread has gone to sleep: of its own accord given up its CPU. */
+static uint64_t count_switches(pid_t tid)
+{
+	return (uint64_t)aior_status_number(tid, "\nvoluntary_ctxt_switches:");
+}
+
+/*
+ * Whether the sample is of the very wait that the stop has ended: the thread has gone to sleep once
+ * since, and that was the stop.
+ */
+static int is_of_this_wait(const struct stopped_thread *thread, int nr)
+{
+	return thread->sample.nr == nr &&
+	       count_switches(thread->tid) == thread->sample.switches + 1;
+}
+
 static int wait_for_stop(struct stopped_thread *thread, struct aior_error *error)
 {
 	int64_t end = now_ms() + PATIENCE_MS;
@@ -108,7 +132,8 @@ static struct stopped_thread *add_thread(struct aior_stopped *stopped, pid_t tid
 		stopped->threads = larger;
 		stopped->room = room;
 	}
-	stopped->threads[stopped->count] = (struct stopped_thread){.tid = tid};
+	stopped->threads[stopped->count] =
+	    (struct stopped_thread){.tid = tid, .sample = {.nr = -1}};
 	return &stopped->threads[stopped->count++];
 }
 
@@ -162,8 +187,12 @@ static int stop_task(pid_t tid, void *data)
 		return refuse_seize(stopping->process, err, stopping->error);
 	}
 	stopping->found++;
-	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
 	thread = add_thread(stopped, tid);
+	if (thread && ARCH_LOSES_ARGUMENT) {
+		thread->sample.switches = count_switches(tid);
+		thread->sample.nr = aior_current_call(tid, &thread->sample.first);
+	}
+	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
 	if (!thread)
 		aior_fail(stopping->error, ENOMEM, "stop", "out of memory");
 	stopping->has_failed = !thread || wait_for_stop(thread, stopping->error);
@@ -321,13 +350,16 @@ static void restart_wait(const struct stopped_thread *thread, const struct aior_
 	arch_regs regs;
 	size_t len = sizeof(regs);
 	struct iovec vec = {.iov_base = &regs};
+	const uint64_t *first;
 	int nr;
 
 	if (get_regs(thread->tid, &regs, &len))
 		return;
 	nr = arch_interrupted_call(thread->tid, &regs, len);
-	if (nr < 0 || !is_broken_by_stop(calls, nr) ||
-	    !arch_restart(thread->tid, nr, &regs, len, handler_is_near(thread)))
+	if (nr < 0 || !is_broken_by_stop(calls, nr))
+		return;
+	first = ARCH_LOSES_ARGUMENT && is_of_this_wait(thread, nr) ? &thread->sample.first : NULL;
+	if (!arch_restart(thread->tid, nr, &regs, len, first, handler_is_near(thread)))
 		return;
 	vec.iov_len = len;
 	ptrace(PTRACE_SETREGSET, thread->tid, NT_PRSTATUS, &vec);

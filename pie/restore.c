@@ -62,12 +62,11 @@ static long check_args(const struct aior_args *args)
 	uint32_t page = args->page_size;
 	uint64_t rings = (uint64_t)args->ring_count * args->ring_stride;
 	uint64_t polls = (uint64_t)args->poll_count * args->poll_stride;
+	uint32_t tables =
+	    (uint32_t)args->rings | (uint32_t)args->polls | args->ring_stride | args->poll_stride;
+	uint32_t misaligned = (page & (page - 1)) | ((uint32_t)args->scratch & 15) | (tables & 7);
 
-	if ((page & (page - 1)) | ((uint32_t)args->scratch & 15) |
-		(((uint32_t)args->rings | (uint32_t)args->polls | args->ring_stride |
-		     args->poll_stride) &
-		    7) ||
-	    page < 4096 || args->scratch_len < SCRATCH_BYTES ||
+	if (misaligned || page < 4096 || args->scratch_len < SCRATCH_BYTES ||
 	    (args->ring_count && args->ring_stride < sizeof(struct aior_ring_record)) ||
 	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)))
 		return -EINVAL;

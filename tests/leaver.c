@@ -458,7 +458,8 @@ static long in_futex(struct waiter *waiter)
 	long result =
 	    or_errno(syscall(SYS_futex, &waiter->word, FUTEX_WAIT, 0, &minute_ns, NULL, 0));
 
-	return result ? result : 1;
+	/* Made again after a stop, the call may find that it has been woken already. */
+	return result && result != -EAGAIN ? result : 1;
 }
 
 static void wake(struct waiter *waiter)

@@ -60,11 +60,21 @@ static void free_result(struct result *result)
 	free(result->err);
 }
 
+/* The beginning of a text, each line a diagnostic. */
+static void diag_text(const char *what, const char *text)
+{
+	char start[601], *rest = NULL;
+
+	snprintf(start, sizeof(start), "%s", text);
+	for (char *line = strtok_r(start, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		diag("%s: %s", what, line);
+}
+
 static void diag_result(const struct result *result)
 {
 	diag("exit status %d", result->status);
-	diag("standard output: %.600s", result->out);
-	diag("standard error: %.600s", result->err);
+	diag_text("standard output", result->out);
+	diag_text("standard error", result->err);
 }
 
 /* Whether there is no process but us: what the tool leaves behind becomes our child (main()). */
@@ -302,7 +312,7 @@ static int is_rings(
 	if (ok(!why, "%s: every ring, every event", name))
 		return 1;
 	diag("%s", why);
-	diag("wanted: %.600s", wanted);
+	diag_text("wanted", wanted);
 	diag_result(result);
 	return 0;
 }
@@ -343,7 +353,7 @@ static int dump(const struct leaver *leaver, const char *name)
 	if (result.status == 4 && strcmp(machine, HOST_ARCH_NAME)) {
 		ok(is_sentence(result.err) && strstr(result.err, machine),
 		    "%s: dump of a process on %s is refused, with a sentence", name, machine);
-		diag("%s", result.err);
+		diag_text("it says", result.err);
 	} else if (!ok(is_dumped, "%s: dump of a process on %s", name, machine)) {
 		diag_result(&result);
 	}
@@ -695,7 +705,7 @@ static void check_run(const char *path, const char *wanted)
 	if (run.status == 4) {
 		is_right = ok(is_good_reason(run.err, machine),
 		    "%s (%s) is refused on %s, with the reason", path, machine, HOST_ARCH_NAME);
-		diag("%.*s", (int)strcspn(run.err, "\n"), run.err);
+		diag_text("it says", run.err);
 	} else {
 		is_right = ok(!run.status && has_same_rings(wanted, run.out),
 		    "%s (%s) is run on %s: every event comes", path, machine, HOST_ARCH_NAME);

@@ -43,26 +43,44 @@ static inline int arch_set_call(pid_t tid, int nr)
 	return ptrace(PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &vec) ? -1 : 0;
 }
 
+/* A call's result takes the place of its first argument, in x0. */
+#define ARCH_LOSES_ARGUMENT 1
+
 /*
- * Winds the thread back to the instruction that makes the call, with its first argument, which the
- * result has replaced. The kernel keeps it (orig_x0), and /proc/TID/syscall shows it, though not for
- * a thread that is in no call: so we say for a moment that it is. What a signal that is about to run
- * a handler must do to the call was settled before the stop: EINTR is right then, and stays. Returns
+ * The first argument of the call, which the kernel keeps (orig_x0). /proc/TID/syscall shows it, though
+ * not for a thread that is in no call: so we say for a moment that it is. Newer kernels (7.2; not 6.12)
+ * show x0 there as it is now, so that they do not tell. Returns -1 then.
+ */
+static inline int arch_kept_argument(pid_t tid, int nr, uint64_t *first)
+{
+	int shown;
+
+	if (arch_set_call(tid, nr))
+		return -1;
+	shown = aior_current_call(tid, first);
+	arch_set_call(tid, -1);
+	return shown == nr && *first != (uint64_t)-EINTR ? 0 : -1;
+}
+
+/*
+ * Winds the thread back to the instruction that makes the call, with its first argument: the kernel's,
+ * or `first`, if that is known. What a signal that is about to run a handler must do to the call was
+ * settled before the stop (arch/arm64/kernel/signal.c): EINTR is right then, and stays. Returns
  * whether the registers are to be set.
  */
-static inline int arch_restart(pid_t tid, int nr, arch_regs *regs, size_t len, int handler_is_near)
+static inline int arch_restart(
+    pid_t tid, int nr, arch_regs *regs, size_t len, const uint64_t *first, int handler_is_near)
 {
-	uint64_t first;
-	int is_known;
+	uint64_t kept;
 
 	(void)len;
-	if (handler_is_near || arch_set_call(tid, nr))
+	if (handler_is_near)
 		return 0;
-	is_known = aior_current_call(tid, &first) == nr;
-	arch_set_call(tid, -1);
-	if (!is_known)
+	if (!arch_kept_argument(tid, nr, &kept))
+		first = &kept;
+	if (!first)
 		return 0;
-	regs->regs[0] = first;
+	regs->regs[0] = *first;
 	regs->pc -= 4;
 	return 1;
 }

@@ -32,20 +32,29 @@ static inline int arch_interrupted_call(pid_t tid, const arch_regs *regs, size_t
 	return !errno && (uint32_t)word == ecall ? (int)regs->a7 : -1;
 }
 
+/* A call's result takes the place of its first argument, in a0. */
+#define ARCH_LOSES_ARGUMENT 1
+
 /*
- * Winds the thread back to the instruction that makes the call, with its first argument, which the
- * result has replaced; the kernel keeps it (orig_a0), and /proc/TID/syscall shows it. What a signal
- * that is about to run a handler must do to the call was settled before the stop: EINTR is right
- * then, and stays (arch/riscv/kernel/signal.c). Returns whether the registers are to be set.
+ * Winds the thread back to the instruction that makes the call, with its first argument: the one that
+ * the kernel keeps (orig_a0), if /proc/TID/syscall shows it, or `first`, if that is known. What a signal
+ * that is about to run a handler must do to the call was settled before the stop
+ * (arch/riscv/kernel/signal.c): EINTR is right then, and stays. Returns whether the registers are to be
+ * set.
  */
-static inline int arch_restart(pid_t tid, int nr, arch_regs *regs, size_t len, int handler_is_near)
+static inline int arch_restart(
+    pid_t tid, int nr, arch_regs *regs, size_t len, const uint64_t *first, int handler_is_near)
 {
-	uint64_t first;
+	uint64_t kept;
 
 	(void)len;
-	if (handler_is_near || aior_current_call(tid, &first) != nr)
+	if (handler_is_near)
 		return 0;
-	regs->a0 = first;
+	if (aior_current_call(tid, &kept) == nr && kept != (uint64_t)-EINTR)
+		first = &kept;
+	if (!first)
+		return 0;
+	regs->a0 = *first;
 	regs->pc -= 4;
 	return 1;
 }

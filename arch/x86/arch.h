@@ -45,16 +45,20 @@ static inline int arch_interrupted_call(pid_t tid, const arch_regs *regs, size_t
 	return -1;
 }
 
+/* A call's result leaves all of its arguments in their registers. */
+#define ARCH_LOSES_ARGUMENT 0
+
 /*
  * Has the kernel make the call again when the thread goes on, unless a signal with a handler comes
  * first, which then ends the call with EINTR: arch_do_signal_or_restart() in
  * arch/x86/kernel/signal.c looks at rax after the stop. Returns whether the registers are to be set.
  */
-static inline int arch_restart(pid_t tid, int nr, arch_regs *regs, size_t len, int handler_is_near)
+static inline int arch_restart(
+    pid_t tid, int nr, arch_regs *regs, size_t len, const uint64_t *first, int handler_is_near)
 {
 	const long ERESTARTNOHAND = 514;
 
-	(void)tid, (void)nr, (void)handler_is_near;
+	(void)tid, (void)nr, (void)first, (void)handler_is_near;
 	if (len == sizeof(regs->ia32))
 		regs->ia32.eax = (uint32_t)-ERESTARTNOHAND;
 #ifdef __x86_64__
