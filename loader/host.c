@@ -2,6 +2,7 @@
 /* What this host can do, and whether the rings of an image can be restored on it. */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,6 +29,24 @@ int aior_get_host(struct aior_host *host, struct aior_error *error)
 	if (aior_read_number(max_nr, &host->aio_max_nr))
 		return aior_fail(error, errno, "host", "%s: %s", max_nr, strerror(errno));
 	return 0;
+}
+
+/*
+ * Whether a process of this host can have something at that address at all: address spaces are of
+ * different sizes, with 32-bit kernels and with five levels of page tables. Ours is as large as others.
+ */
+static int is_addressable(const struct aior_ring *ring)
+{
+	void *wanted = (void *)(uintptr_t)ring->addr, *at;
+
+	if ((uintptr_t)ring->addr != ring->addr)
+		return 0;
+	at = mmap(wanted, ring->len, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+	if (at == MAP_FAILED)
+		return errno != ENOMEM;
+	munmap(at, ring->len);
+	return 1;
 }
 
 /* What keeps one ring from being restored here; 0 if nothing does. */
@@ -99,7 +118,15 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 	for (size_t i = 0; i < image->ring_count; i++) {
 		struct aior_error *where = refused < MOST_LINES ? error : NULL;
 
-		refused += !!check_ring(&image->rings[i], &host, where);
+		if (image->arch == aior_host_arch() && !is_addressable(&image->rings[i])) {
+			aior_refuse(where,
+			    "ring 0x%llx: no process of this host can have that address: it comes "
+			    "from a kernel with a larger address space",
+			    (unsigned long long)image->rings[i].addr);
+			refused++;
+		} else {
+			refused += !!check_ring(&image->rings[i], &host, where);
+		}
 		requests += aio_ring_smallest_n(image->rings[i].len, host.page_size);
 	}
 	if (refused > MOST_LINES)

@@ -16,7 +16,10 @@ int aior_fail(struct aior_error *error, int err, const char *step, const char *f
 /* The same about a ring. */
 int aior_fail_ring(struct aior_error *error, int err, const char *step, uint64_t ring,
     const char *format, ...) __attribute__((format(printf, 5, 6)));
-/* The same when the host refuses; a further call adds a line. */
+/*
+ * The same when the host refuses; a further call adds a line, so whoever makes the first clears `error`
+ * beforehand.
+ */
 int aior_refuse(struct aior_error *error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* The word for an AIOR_STEP_…, and what to do about a failure in it. */

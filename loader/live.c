@@ -295,6 +295,8 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	int ret;
 
 	memset(image, 0, sizeof(*image));
+	if (error)
+		memset(error, 0, sizeof(*error));
 	if (aior_process_open(pid, &process, error))
 		return -1;
 	if (process.is_kernel_thread)

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 #define BUFFER_BYTES (4 * SEGMENT)
 #define LOWEST 0x400000ull /* where programs lie that lie at a fixed address */
 #define TRIES 8
+#define STACK_STEP (192ull << 20)
 
 /* The program: addresses in it, and what it is made of. */
 struct program {
@@ -208,6 +210,23 @@ static int make_file(void)
 	return fd;
 }
 
+/*
+ * What the kernel maps into the next process by itself shall not be where it was in the one before.
+ * Where addresses are not random (setarch -R) it would be, and a 32-bit process has only 256 places for
+ * it; but it lies below the room that the stack may grow into.
+ */
+static void lie_elsewhere(int tries)
+{
+	struct rlimit stack;
+
+	personality((unsigned)personality(0xffffffff) & ~(unsigned)ADDR_NO_RANDOMIZE);
+	if (getrlimit(RLIMIT_STACK, &stack))
+		return;
+	stack.rlim_cur = (rlim_t)tries * STACK_STEP;
+	if (stack.rlim_max == RLIM_INFINITY || stack.rlim_cur <= stack.rlim_max)
+		setrlimit(RLIMIT_STACK, &stack);
+}
+
 /* In the child. What fails here is told through the pipe, as an errno alone. */
 static _Noreturn void execute(int program, int out, int tries)
 {
@@ -216,9 +235,8 @@ static _Noreturn void execute(int program, int out, int tries)
 	int err;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* Where addresses are not random (setarch -R), the next process would be the same again. */
 	if (tries)
-		personality((unsigned)personality(0xffffffff) & ~(unsigned)ADDR_NO_RANDOMIZE);
+		lie_elsewhere(tries);
 	fcntl(out, F_SETFD, 0);
 	syscall(SYS_execveat, program, "", argv, envp, AT_EMPTY_PATH);
 	/* A kernel with TOMOYO may look /dev/fd/N up, which not every system has. */
@@ -464,8 +482,8 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 		return aior_fail(
 		    error, ENOMEM, "run", "the rings leave no room for a program beside them");
 	/*
-	 * Something of the kernel's may lie in a ring's place and be sealed there (the vDSO, from
-	 * 6.16 on). The next process has it elsewhere.
+	 * Something of the kernel's may lie in a ring's place and not be unmapped, or not in part
+	 * (the vDSO; from 6.16 on it is sealed). The next process has it elsewhere.
 	 */
 	do {
 		ret = try_run(&program, result, error);
