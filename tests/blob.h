@@ -137,6 +137,41 @@ static inline uint32_t possible_cpus(void)
 	return (uint32_t)atoi(last ? last + 1 : text) + 1;
 }
 
+/* ---- mappings ---- */
+
+struct mapping {
+	uint64_t len, inode;
+	int is_aio; /* it has the name and the device of a ring */
+};
+
+static inline struct mapping mapping_of(pid_t pid, aio_context_t ctx)
+{
+	unsigned long long start, end, inode;
+	struct mapping mapping = {0};
+	char path[64], line[512];
+	unsigned major, minor;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	maps = fopen(path, "re");
+	while (maps && fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%llx-%llx %*s %*x %x:%x %llu", &start, &end, &major, &minor,
+			&inode) == 5 &&
+		    start == ctx) {
+			mapping.len = end - start;
+			mapping.inode = inode;
+			mapping.is_aio = !major && strstr(line, " /[aio]");
+		}
+	if (maps)
+		fclose(maps);
+	return mapping;
+}
+
+static inline uint64_t mapped_len(aio_context_t ctx)
+{
+	return mapping_of(getpid(), ctx).len;
+}
+
 static inline void pin_to(unsigned which)
 {
 	cpu_set_t cpus, one;

@@ -299,6 +299,28 @@ for my $machine (qw(x86_64 i386 aarch64 riscv64)) {
     }
 }
 
+# An address of a larger address space than this host's.
+{
+    my $far = 0x7ff0000000000000;
+    my $path = spit("$DIR/far.core", core(loads => [ { addr => $far, bytes => ring_bytes() } ],
+        notes => aior_note(records => [ { addr => $far, staged => $far } ])));
+    ok(run_tool('list', $path)->{status} == 0, 'a ring at an address that no process here can have: list');
+    refuses("... $_", 4, qr/ring 0x7ff0000000000000: no process of this host can have that address/, $_, $path) for qw(run check);
+}
+
+# Rings wherever the kernel puts what it maps into a 32-bit process itself, some of which cannot be
+# unmapped in part: the process that they come back in must have it elsewhere.
+SKIP: {
+    my ($local) = run_tool('check')->{out} =~ /^images that run here +(.*)/m;
+    skip 'no 32-bit programs run here', 1 if $HOST ne 'x86_64' || $local !~ /i386/;
+    my @addresses = map { 0xf7d00000 + $_ * $PAGE } 0 .. 766;
+    my $path = spit("$DIR/crowded.core", core(machine => 'i386', loads => [ map { { addr => $_, bytes => ring_bytes() } } @addresses ],
+        notes => aior_note(arch => 2, records => [ map { { addr => $_, staged => $_ } } @addresses ])));
+    my $result = run_tool('run', $path);
+    ok($result->{status} == 0 && $result->{out} =~ /^process \d+, i386: 767 rings$/m, 'rings where a 32-bit process has its vDSO')
+        or diag explain $result->{err};
+}
+
 # ---- files that change, and large ones ----
 
 SKIP: {

@@ -219,11 +219,11 @@ for my $place ("$dir/a", "$dir/a/longer/name") {
     mkdir $dir . '/a/longer' if $place =~ /longer/;
     mkdir $place;
     run("cp -r Makefile pie arch loader tests $place/ 2>/dev/null");
-    my ($failed, $why) = run("cd $place && MAKEFLAGS= make -s -j2 blobs");
+    my ($failed, $why) = run("cd $place && MAKEFLAGS= SAN= make -s -j2 blobs");
     push @made, { map { $_ => $failed ? "failed: $why" : slurp("$place/build/blob-restore-$_.bin") } $host, @others };
 }
 for my $arch ($host, @others) {
-    ok($made[0]{$arch} eq $made[1]{$arch}, "$arch: two builds in two folders: the same bytes") or diag $made[0]{$arch};
+    ok($made[0]{$arch} =~ /^AIORBLOB/ && $made[0]{$arch} eq $made[1]{$arch}, "$arch: two builds in two folders: the same bytes") or diag $made[0]{$arch};
     ok($made[0]{$arch} eq slurp("$BUILD/blob-restore-$arch.bin"), '... and those of this build');
 }
 

@@ -87,23 +87,6 @@ static void test_max_cpus(uint32_t page)
 	    page, wrong);
 }
 
-static long mapped_length(aio_context_t ctx)
-{
-	char line[512];
-	FILE *maps = fopen("/proc/self/maps", "r");
-	long len = -1;
-
-	while (maps && fgets(line, sizeof(line), maps)) {
-		unsigned long start, end;
-
-		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start == ctx)
-			len = (long)(end - start);
-	}
-	if (maps)
-		fclose(maps);
-	return len;
-}
-
 /* Every n up to 64, then fewer and fewer; several contexts live at once, ended by exit. */
 static void test_kernel(void)
 {
@@ -128,11 +111,12 @@ static void test_kernel(void)
 		}
 		ring = ring_of(ctx);
 		tried++;
-		if (mapped_length(ctx) != (long)len || ring->nr != aio_ring_nr(len) ||
+		if (mapped_len(ctx) != len || ring->nr != aio_ring_nr(len) ||
 		    aio_ring_check(ring, len) != AIO_RING_OK || (long)smallest > n ||
 		    aio_ring_len(smallest, cpus, page) != len || cpus > aio_ring_max_cpus(len) ||
 		    count_free(ctx, null_fd) != aio_ring_usable(ring->nr, cpus)) {
-			diag("n %ld: length %ld, nr %u", n, mapped_length(ctx), ring->nr);
+			diag("n %ld: length %llu, nr %u", n, (unsigned long long)mapped_len(ctx),
+			    ring->nr);
 			wrong++;
 		}
 	}
@@ -153,7 +137,7 @@ static void test_kernel_largest(void)
 		return;
 	}
 	len = aio_ring_len((uint64_t)most, cpus, page);
-	ok(!io_setup((unsigned)most, &ctx) && mapped_length(ctx) == (long)len &&
+	ok(!io_setup((unsigned)most, &ctx) && mapped_len(ctx) == len &&
 		aio_ring_check(ring_of(ctx), len) == AIO_RING_OK &&
 		count_free(ctx, null_fd) == aio_ring_usable(ring_of(ctx)->nr, cpus),
 	    "the largest ring, io_setup(%ld)", most);
