@@ -58,7 +58,7 @@ LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 
 .PHONY: all blobs blobs-said tests check check-qemu run-tests demo format clean
-.SECONDARY:
+.PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so blobs
