@@ -16,6 +16,7 @@
 
 #define N 3
 #define ROOM 16
+#define FAR (1ull << 52) /* no address that any process has */
 
 static struct aior_ring_record *rings;
 static struct aior_poll_record *polls;
@@ -555,6 +556,12 @@ static void test_args(void)
 	    {"poll stride 0", AT_ARGS(poll_stride), 0, EINVAL},
 	    {"poll stride too short", AT_ARGS(poll_stride), 24, EINVAL},
 	    {"poll stride not aligned", AT_ARGS(poll_stride), 36, EINVAL},
+	    /* Right if nobody looked at more than 32 bits. */
+	    {"scratch in its lower half", AT_ARGS(scratch), FAR + (uintptr_t)blob.scratch, EFAULT},
+	    {"scratch length in its lower half", AT_ARGS(scratch_len), FAR + blob.header->scratch,
+		EFAULT},
+	    {"rings in their lower half", AT_ARGS(rings), FAR + (uintptr_t)rings, EFAULT},
+	    {"polls in their lower half", AT_ARGS(polls), FAR + (uintptr_t)polls, EFAULT},
 	};
 	struct aior_args args;
 
@@ -599,6 +606,8 @@ static void test_records(void)
 	    {"staged memory that ends too soon", AT_RING(staged), hole - 64, EFAULT},
 	    {"staged at 0", AT_RING(staged), 0, EFAULT},
 	    {"staged at the end of the world", AT_RING(staged), ~7ull, EFAULT},
+	    {"staged memory in its lower half", AT_RING(staged), FAR + rings[1].staged, EFAULT},
+	    {"length in its lower half", AT_RING(len), FAR + rings[1].len, EINVAL},
 	    {"flags", AT_RING(flags), AIOR_RING_LIVE, EINVAL},
 	    {"unknown flags", AT_RING(flags), 1u << 31, EINVAL},
 	    {"unknown protection", AT_RING(prot), 8, EINVAL},

@@ -28,6 +28,7 @@ die "usage: harness.pl [TEST...] [-j JOBS TEST...]\n" unless (@alone || @togethe
 
 # What is skipped is shown, with its reason; of guests, also what they say of themselves.
 my @skipped;
+my %kernels;
 my ($passed, $failed, $skipped) = (0, 0, 0);
 
 # The architectures whose programs run here.
@@ -58,6 +59,11 @@ sub run_tests
         $parser->callback(test => sub {
             my ($result) = @_;
             push @skipped, "$test->[1]: " . $result->as_string if $result->has_skip;
+            $kernels{ $test->[1] } = $1 if $test->[1] =~ /^qemu:/ && $result->description =~ /^- (Linux .*), boots$/;
+        });
+        $parser->callback(comment => sub {
+            my ($comment) = @_;
+            $kernels{ $test->[1] } .= ": $1" if $test->[1] =~ /^qemu:/ && $comment->as_string =~ /: (\d+ tests in [\d.]+ s)$/;
         });
         $parser->callback(plan => sub {
             my ($plan) = @_;
@@ -73,6 +79,7 @@ sub run_tests
 
 run_tests(1, @alone) if @alone;
 run_tests($jobs, @together) if @together;
+print "\nkernels:\n", map { "  $kernels{$_}\n" } sort keys %kernels if %kernels;
 print "\nskipped:\n", map { "  $_\n" } @skipped if @skipped;
 printf "\n%d passed, %d failed, %d skipped\n", $passed, $failed, $skipped;
 exit($failed ? 1 : 0);
