@@ -86,9 +86,8 @@ static int check_arch(uint32_t arch, struct aior_error *error)
 		    aior_arch_text(arch), host);
 	if (!aior_blob(arch, AIOR_OP_RESTORE))
 		return aior_refuse(error,
-		    "the rings are those of a process on %s, for which this build has no blobs "
-		    "(its "
-		    "cross compiler was missing: see `make blobs`)",
+		    "the rings are those of a process on %s: this build has no blobs for it (see "
+		    "`make blobs`)",
 		    aior_arch_text(arch));
 	if (!aior_can_execute(arch))
 		return aior_refuse(error,

@@ -60,7 +60,7 @@ static int read_stat(pid_t task, struct task_stat *stat)
 
 long aior_status_number(pid_t task, const char *key)
 {
-	char path[64], text[4096], *at;
+	char path[64], text[16384], *at; /* it names sets of CPUs, too */
 
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)task);
 	if (read_text(text, sizeof(text), path))

@@ -235,6 +235,9 @@ int aior_stop(
 	};
 	int64_t end = now_ms() + PATIENCE_MS, left;
 
+	if (!stopping.calls)
+		return aior_fail(error, ESRCH, "stop", "process %d has become another program",
+		    (int)process->pid);
 	while (try_to_stop(&stopping)) {
 		if (!stopping.in_submit)
 			return -1;

@@ -28,6 +28,7 @@ guests:
 include tests/qemu/qemu.mk
 
 # Programs of another architecture that this host's kernel runs too; the last by this host's own tool.
-LOCAL_TESTS := $(foreach a,$(filter $(GUEST_ARCHES),$($(HOST_ARCH).also)),$(BLOB_TESTS:%=$(BUILD)/guest/$(a)/%.t) \
-	'$(BUILD)/guest/$(a)/process.t TOOL=$(BUILD)/guest/$(a)/aio-restorer LEAVER=$(BUILD)/guest/$(a)/leaver' \
-	'$(BUILD)/tests/process.t LEAVER=$(BUILD)/guest/$(a)/leaver')
+local_tests = $(BLOB_TESTS:%=$(BUILD)/guest/$(1)/%.t) \
+	'$(BUILD)/guest/$(1)/process.t TOOL=$(BUILD)/guest/$(1)/aio-restorer LEAVER=$(BUILD)/guest/$(1)/leaver' \
+	'$(BUILD)/tests/process.t LEAVER=$(BUILD)/guest/$(1)/leaver'
+LOCAL_TESTS := $(foreach a,$($(HOST_ARCH).also),$(if $(filter $(GUEST_ARCHES),$(a)),$(call local_tests,$(a)),'skip:no programs for $(a) could be built'))

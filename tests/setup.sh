@@ -27,6 +27,7 @@ g++|g++|check
 clang-format|clang-format|check
 git|git|check
 flock|util-linux|check
+x86_64-linux-gnu-gcc|gcc-x86-64-linux-gnu|check
 aarch64-linux-gnu-gcc|gcc-aarch64-linux-gnu|check
 i686-linux-gnu-gcc|gcc-i686-linux-gnu|check
 riscv64-linux-gnu-gcc|gcc-riscv64-linux-gnu|check
