@@ -179,7 +179,7 @@ said()
 locked()
 {
 	command -v flock >/dev/null || fail 3 'there is no flock here: this needs a Debian machine'
-	mkdir -p "$cache" || fail 1 "$cache cannot be made"
+	mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] || fail 3 "$cache cannot be written to: AIOR_CACHE names another folder"
 	exec 9>"$cache/lock" || exit 1
 	flock 9
 	work=$cache/work
