@@ -231,6 +231,14 @@ static void test_usable_polls(void)
 	    "requests in flight take slots like pending events do");
 }
 
+/* How many requests a context takes on the n-th CPU of those; the thread stays there. */
+static uint32_t free_on(unsigned n, const cpu_set_t *all, aio_context_t ctx)
+{
+	sched_setaffinity(0, sizeof(*all), all);
+	pin_to(n);
+	return count_free(ctx, silent[0]);
+}
+
 static void test_usable_of_two(void)
 {
 	aio_context_t ctx = new_ring(1);
@@ -245,22 +253,14 @@ static void test_usable_of_two(void)
 	}
 	pin_to(0);
 	complete(ctx, 1, 0);
-	sched_setaffinity(0, sizeof(all), &all);
-	pin_to(1);
-	there = count_free(ctx, silent[0]);
-	sched_setaffinity(0, sizeof(all), &all);
-	pin_to(0);
-	here = count_free(ctx, silent[0]);
+	there = free_on(1, &all, ctx);
+	here = free_on(0, &all, ctx);
 	ok(there < usable - 1 && here + there == usable - 1,
 	    "slots that one CPU has taken are out of another one's reach (%u; %u)", there, here);
 	ring->head = ring->tail;
 	complete(ctx, 1, 0);
-	sched_setaffinity(0, sizeof(all), &all);
-	pin_to(1);
-	there = count_free(ctx, silent[0]);
-	sched_setaffinity(0, sizeof(all), &all);
-	pin_to(0);
-	here = count_free(ctx, silent[0]);
+	there = free_on(1, &all, ctx);
+	here = free_on(0, &all, ctx);
 	ok(there < usable - 1 && here + there == usable - 1,
 	    "slots that come back stay with the CPU that they came back on (%u; %u)", there, here);
 }
