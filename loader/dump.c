@@ -20,6 +20,7 @@ struct core {
 	const struct aior_image *image;
 	unsigned char class;
 	uint16_t machine;
+	uint32_t flags; /* e_flags, as the process's program has them */
 	FILE *file;
 	uint64_t at; /* bytes written */
 };
@@ -191,7 +192,7 @@ static uint64_t put_headers(struct core *core)
 {
 	const struct aior_image *image = core->image;
 	uint64_t segments = image->ring_count + 1, data;
-	Elf64_Ehdr header = {.e_type = ET_CORE, .e_machine = core->machine};
+	Elf64_Ehdr header = {.e_type = ET_CORE, .e_machine = core->machine, .e_flags = core->flags};
 	Elf64_Shdr section = {.sh_size = 1, .sh_info = (Elf64_Word)segments};
 	Elf64_Phdr segment = {.p_type = PT_NOTE, .p_align = 4, .p_filesz = notes_size(core)};
 	union elf_any any;
@@ -251,6 +252,7 @@ static int write_and_rename(const struct aior_image *image, FILE *file, const ch
 	    .image = image,
 	    .class = elf->class,
 	    .machine = elf->machine,
+	    .flags = elf->flags,
 	    .file = file,
 	};
 	int err;

@@ -58,6 +58,8 @@ static int check_ring(
 	uint32_t usable = aio_ring_usable(ring->nr, host->possible_cpus);
 	unsigned long long addr = ring->addr;
 
+	if (ring->state == AIOR_DAMAGED)
+		return aior_refuse(error, "ring 0x%llx: is damaged: %s", addr, ring->damage);
 	if (ring->len % host->page_size || ring->addr % host->page_size)
 		return aior_refuse(error,
 		    "ring 0x%llx: it is not made of this host's pages of %u bytes", addr,
@@ -117,7 +119,8 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 	for (size_t i = 0; i < image->ring_count; i++) {
 		struct aior_error *where = refused < MOST_LINES ? error : NULL;
 
-		if (image->arch == aior_host_arch() && !is_addressable(&image->rings[i])) {
+		if (image->rings[i].state != AIOR_DAMAGED && image->arch == aior_host_arch() &&
+		    !is_addressable(&image->rings[i])) {
 			aior_refuse(where,
 			    "ring 0x%llx: no process of this host can have that address: it comes "
 			    "from a kernel with a larger address space",
@@ -126,7 +129,7 @@ int aior_check_host(const struct aior_image *image, struct aior_error *error)
 		} else {
 			refused += !!check_ring(&image->rings[i], &host, where);
 		}
-		requests += aio_ring_smallest_n(image->rings[i].len, host.page_size);
+		requests += aio_ring_smallest_n((uint32_t)image->rings[i].len, host.page_size);
 	}
 	if (refused > MOST_LINES)
 		aior_refuse(error, "... and %zu more rings", refused - MOST_LINES);

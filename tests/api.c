@@ -26,6 +26,19 @@ static void refuses(struct aior_ring ring, const char *what)
 	    "%s: an error that nobody wants", what);
 }
 
+/* Whatever its length says. */
+static void check_refuses(struct aior_ring ring)
+{
+	struct aior_image image = {
+	    .arch = aior_host_arch(), .page_size = 4096, .ring_count = 1, .rings = &ring};
+	struct aior_error error = {0};
+
+	ring.len += 1ull << 32;
+	ok(aior_check_host(&image, &error) == -1 && error.is_refused &&
+		strstr(error.message, ring.damage),
+	    "check, damaged: %s", error.message);
+}
+
 int main(void)
 {
 	struct aior_ring ring = {.addr = 0x10000000, .len = 4096, .nr = 127};
@@ -37,5 +50,6 @@ int main(void)
 	ring.state = AIOR_DAMAGED;
 	ring.damage = "its header has lost its magic number";
 	refuses(ring, "damaged");
+	check_refuses(ring);
 	return tap_end();
 }

@@ -312,13 +312,19 @@ for my $machine (qw(x86_64 i386 aarch64 riscv64)) {
 # unmapped in part: the process that they come back in must have it elsewhere.
 SKIP: {
     my ($local) = run_tool('check')->{out} =~ /^images that run here +(.*)/m;
-    skip 'no 32-bit programs run here', 1 if $HOST ne 'x86_64' || $local !~ /i386/;
+    skip 'no 32-bit programs run here', 2 if $HOST ne 'x86_64' || $local !~ /i386/;
     my @addresses = map { 0xf7d00000 + $_ * $PAGE } 0 .. 766;
     my $path = spit("$DIR/crowded.core", core(machine => 'i386', loads => [ map { { addr => $_, bytes => ring_bytes() } } @addresses ],
         notes => aior_note(arch => 2, records => [ map { { addr => $_, staged => $_ } } @addresses ])));
     my $result = run_tool('run', $path);
     ok($result->{status} == 0 && $result->{out} =~ /^process \d+, i386: 767 rings$/m, 'rings where a 32-bit process has its vDSO')
         or diag explain $result->{err};
+
+    # One each 4 MiB, and what is to restore them is larger than that.
+    @addresses = map { 0x400000 * $_ + 0x10000 } 0 .. 1023;
+    $path = spit("$DIR/full.core", core(machine => 'i386', loads => [ map { { addr => $_, bytes => ring_bytes() } } @addresses ],
+        notes => aior_note(arch => 2, records => [ map { { addr => $_, staged => $_ } } @addresses ])));
+    refuses('rings all over a 32-bit address space', 1, qr/the rings leave no room for a program beside them/, 'run', $path);
 }
 
 # ---- files that change, and large ones ----
