@@ -182,14 +182,16 @@ sub run_tool { my $said = `$tool @_ 2>&1`; return ($? >> 8, $said) }
 # What was dumped in the guest, read on this host.
 sub test_cross_reading
 {
-    for my $core (glob "$out/*.core") {
+    my ($host) = `$tool check` =~ /^architecture +(\w+)/m;
+    my @cores = glob "$out/*.core";
+    ok(@cores > 0, 'a core comes out of the guest');
+    for my $core (@cores) {
         my ($file) = $core =~ m{([^/]+)$};
         my ($machine) = (my $json = slurp($core =~ s/core$/json/r)) =~ /"machine":"(\w+)"/;
         my ($status, $said) = run_tool('list', $core, '--json');
         ok($status == 0 && $json ne '' && $said eq $json, "$file, dumped there, is listed here as it was there") or diag($said);
         ($status, $said) = run_tool('run', $core, '--json');
         my ($wanted, $got) = map { join ' ', /"events":\[(.*?)\]/g } $json, $said;
-        my ($host) = run_tool('check') && `$tool check` =~ /^architecture +(\w+)/m;
         ok($status == 0 ? $wanted eq $got : $status == 4 && $said =~ /\b\Q$machine\E\b.*\b\Q$host\E\b|pages on this host|admits/,
             $status == 0 ? "$file is run here, and its events come" : "$file is not run here, and the reason names both machines") or diag($said);
     }
