@@ -50,7 +50,7 @@ missing = $(strip $(foreach p,$($(1).prefix)gcc $($(1).needs),$(if $(shell comma
 BLOB_ARCHES := $(foreach a,$(KNOWN_ARCHES),$(if $(filter $(HOST_ARCH),$(a)),$(a),$(if $(call missing,$(a)),,$(a))))
 NO_BLOBS := $(filter-out $(BLOB_ARCHES),$(KNOWN_ARCHES))
 
-OPS := restore run
+OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
@@ -82,6 +82,7 @@ $(BUILD)/$(1)/%.o: $($(1).dir)/%-$(1).$($(1).asm) Makefile $($(1).dir)/arch.mk
 	$$(Q)$$($(1).as)
 
 $(BUILD)/$(1)/restore.elf: $(BUILD)/$(1)/restore.o $(BUILD)/$(1)/entry.o
+$(BUILD)/$(1)/stage.elf: $(BUILD)/$(1)/stage.o $(BUILD)/$(1)/drain.o $(BUILD)/$(1)/entry.o
 $(BUILD)/$(1)/run.elf: $(BUILD)/$(1)/run.o $(BUILD)/$(1)/entry.o $(BUILD)/$(1)/start.o
 $(BUILD)/$(1)/%.elf: pie/blob.lds
 	$$(Q)$($(1).prefix)ld $($(1).ldflags) $(BLOB_LDFLAGS) -o $$@ $$(filter %.o,$$^)

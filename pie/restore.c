@@ -8,6 +8,7 @@
  */
 #include "blob.h"
 #include "eventfd.h"
+#include "iocb.h"
 
 #define POLLNVAL 0x20
 
@@ -56,28 +57,6 @@ static inline int is_in_place(const struct aior_ring_record *ring)
 	return ring->staged == ring->addr;
 }
 
-/* The arguments themselves: what can be said without touching what they point to. */
-static long check_args(const struct aior_args *args)
-{
-	uint32_t page = args->page_size;
-	uint64_t rings = (uint64_t)args->ring_count * args->ring_stride;
-	uint64_t polls = (uint64_t)args->poll_count * args->poll_stride;
-	uint32_t tables =
-	    (uint32_t)args->rings | (uint32_t)args->polls | args->ring_stride | args->poll_stride;
-	uint32_t misaligned = (page & (page - 1)) | ((uint32_t)args->scratch & 15) | (tables & 7);
-
-	if (misaligned || page < 4096 || args->scratch_len < SCRATCH_BYTES ||
-	    (args->ring_count && args->ring_stride < sizeof(struct aior_ring_record)) ||
-	    (args->poll_count && args->poll_stride < sizeof(struct aior_poll_record)))
-		return -EINVAL;
-	if (!fits_pointer(
-		args->scratch | args->scratch_len | args->rings | args->polls | rings | polls) ||
-	    !is_mapped(args->scratch, args->scratch_len, page) ||
-	    !is_mapped(args->rings, rings, page) || !is_mapped(args->polls, polls, page))
-		return -EFAULT;
-	return 0;
-}
-
 /* The next poll of that ring, in this phase; NULL when there is none left. */
 static struct aior_poll_record *next_poll(struct work *work, const struct aior_ring_record *ring)
 {
@@ -98,9 +77,7 @@ static long check(struct work *work, struct aior_ring_record *ring)
 	struct aior_poll_record *poll;
 
 	ring->step = AIOR_STEP_RING;
-	if (!fits_pointer(ring->addr | ring->len) || (addr | len) & (page - 1) || at & 7 ||
-	    ring->flags || ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) ||
-	    ring->reserved || addr + len < addr || addr < work->end)
+	if (!is_sound(ring, page, work->end) || at & 7)
 		return -EINVAL;
 	if (at != addr && at < addr + len && addr < at + len)
 		return -EINVAL;
@@ -247,15 +224,6 @@ static long advance(struct work *work, struct aior_ring_record *ring)
 	return fresh->tail == ring->tail ? 0 : -EIO;
 }
 
-static void copy(unsigned long to, unsigned long from, unsigned long len)
-{
-	unsigned long *words = (unsigned long *)to;
-	const unsigned long *source = (const unsigned long *)from;
-
-	for (unsigned long i = 0; i < len / sizeof(*words); i++)
-		words[i] = source[i];
-}
-
 static long create(struct work *work, struct aior_ring_record *ring)
 {
 	const uint32_t skipped = offsetof(struct aio_ring, magic);
@@ -283,33 +251,6 @@ static long create(struct work *work, struct aior_ring_record *ring)
 }
 
 /*
- * Reads a program's iocb, which it may have unmapped since. process_vm_readv answers that with
- * EFAULT; where it cannot be had, at least what is not mapped is not touched.
- */
-static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *iocb)
-{
-	struct sys_iovec to = {iocb, sizeof(*iocb)};
-	struct sys_iovec from = {(void *)(unsigned long)addr, sizeof(*iocb)};
-	long n;
-
-	if (!fits_pointer(addr))
-		return 0;
-	n = sys_process_vm_readv(sys_getpid(), &to, &from);
-	if (n == (long)sizeof(*iocb))
-		return 1;
-	if (n >= 0 || n == -EFAULT || addr & 7 || !is_mapped(addr, sizeof(*iocb), args->page_size))
-		return 0;
-	copy((unsigned long)iocb, addr, sizeof(*iocb));
-	return 1;
-}
-
-/* Whether the iocb that a poll record names still is that poll's. */
-static int is_poll(const struct aior_poll_record *poll, const struct iocb *iocb)
-{
-	return iocb->aio_lio_opcode == IOCB_CMD_POLL && iocb->aio_data == poll->data;
-}
-
-/*
  * Delivers a poll that cannot be submitted again as an event with res POLLNVAL: one more request
  * completes, and its event is made the poll's. It raises the poll's eventfd, if that is still there.
  * Polls submitted before may complete meanwhile, so the event need not be where the tail was.
@@ -324,7 +265,7 @@ static long lose_poll(
 	struct iocb iocb;
 	long n = -EBADF;
 
-	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(poll, &iocb) &&
+	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(&iocb, poll->data) &&
 	    iocb.aio_flags & IOCB_FLAG_RESFD) {
 		null_read->aio_flags = IOCB_FLAG_RESFD;
 		null_read->aio_resfd = iocb.aio_resfd;
@@ -364,7 +305,7 @@ static long submit_poll(
 
 	if (!read_iocb(work->args, poll->iocb, &iocb))
 		return lose_poll(work, ring, poll, -EFAULT);
-	if (!is_poll(poll, &iocb))
+	if (!is_poll(&iocb, poll->data))
 		return lose_poll(work, ring, poll, -ESTALE);
 	if (is_own(work, iocb.aio_fildes))
 		return lose_poll(work, ring, poll, -EBADF);
@@ -554,7 +495,7 @@ static int do_all(struct work *work)
 static int restore(struct aior_args *args)
 {
 	struct work work;
-	long err = check_args(args);
+	long err = check_tables(args, args->poll_count, SCRATCH_BYTES);
 
 	if (err)
 		return fail(args, AIOR_STEP_ARGS, err);

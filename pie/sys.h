@@ -62,9 +62,23 @@ static inline long sys_pipe2(int fds[2], int flags)
 	return syscall2(__NR_pipe2, (long)fds, flags);
 }
 
+static inline long sys_fcntl(int fd, int command, long argument)
+{
+#ifdef __NR_fcntl64
+	return syscall3(__NR_fcntl64, fd, command, argument);
+#else
+	return syscall3(__NR_fcntl, fd, command, argument);
+#endif
+}
+
 static inline long sys_close(int fd)
 {
 	return syscall1(__NR_close, fd);
+}
+
+static inline long sys_read(int fd, void *data, unsigned long len)
+{
+	return syscall3(__NR_read, fd, (long)data, (long)len);
 }
 
 static inline long sys_write(int fd, const void *data, unsigned long len)
@@ -75,6 +89,11 @@ static inline long sys_write(int fd, const void *data, unsigned long len)
 static inline long sys_getpid(void)
 {
 	return syscall1(__NR_getpid, 0);
+}
+
+static inline long sys_wait4(long pid, int options)
+{
+	return syscall4(__NR_wait4, pid, 0, options, 0);
 }
 
 static inline long sys_rt_sigprocmask(int how, const uint64_t *set, uint64_t *old)
@@ -106,6 +125,11 @@ static inline long sys_process_vm_readv(
     long pid, const struct sys_iovec *to, const struct sys_iovec *from)
 {
 	return syscall6(__NR_process_vm_readv, pid, (long)to, 1, (long)from, 1, 0);
+}
+
+static inline long sys_vmsplice(int fd, const struct sys_iovec *from, unsigned flags)
+{
+	return syscall4(__NR_vmsplice, fd, (long)from, 1, (long)flags);
 }
 
 /* Reads at the file's position, which a descriptor that cannot seek has none of. */
