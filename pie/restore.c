@@ -8,7 +8,7 @@
  */
 #include "blob.h"
 #include "eventfd.h"
-#include "iocb.h"
+#include "records.h"
 
 #define POLLNVAL 0x20
 
@@ -250,6 +250,12 @@ static long create(struct work *work, struct aior_ring_record *ring)
 	return 0;
 }
 
+/* Whether the iocb that a poll record names still is that poll's. */
+static int is_poll(const struct aior_poll_record *poll, const struct iocb *iocb)
+{
+	return iocb->aio_lio_opcode == IOCB_CMD_POLL && iocb->aio_data == poll->data;
+}
+
 /*
  * Delivers a poll that cannot be submitted again as an event with res POLLNVAL: one more request
  * completes, and its event is made the poll's. It raises the poll's eventfd, if that is still there.
@@ -265,7 +271,7 @@ static long lose_poll(
 	struct iocb iocb;
 	long n = -EBADF;
 
-	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(&iocb, poll->data) &&
+	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(poll, &iocb) &&
 	    iocb.aio_flags & IOCB_FLAG_RESFD) {
 		null_read->aio_flags = IOCB_FLAG_RESFD;
 		null_read->aio_resfd = iocb.aio_resfd;
@@ -305,7 +311,7 @@ static long submit_poll(
 
 	if (!read_iocb(work->args, poll->iocb, &iocb))
 		return lose_poll(work, ring, poll, -EFAULT);
-	if (!is_poll(&iocb, poll->data))
+	if (!is_poll(poll, &iocb))
 		return lose_poll(work, ring, poll, -ESTALE);
 	if (is_own(work, iocb.aio_fildes))
 		return lose_poll(work, ring, poll, -EBADF);

@@ -18,7 +18,7 @@
 #include "blob.h"
 #include "drain.h"
 #include "eventfd.h"
-#include "iocb.h"
+#include "records.h"
 
 /*
  * Contexts that are destroyed beside each other: each io_destroy waits for grace periods of RCU, and

@@ -14,12 +14,12 @@ x86_64.also := i386
 x86_64.needs := nasm
 x86_64.srcs := arch/x86/calls-i386.c
 
-# Arguments in registers: the blobs are a tenth smaller.
+# Arguments in registers: the blobs are a tenth smaller. Nothing in them wants an aligned stack.
 i386.dir := arch/x86
 i386.machines := i686 i586 i486 i386
 i386.prefix := i686-linux-gnu-
 i386.cflags := -march=i686 -mregparm=3 -fomit-frame-pointer -mgeneral-regs-only -fcf-protection=none \
-	-fno-inline-functions-called-once
+	-fno-inline-functions-called-once -fno-inline-small-functions -mpreferred-stack-boundary=2
 i386.ldflags := -m elf_i386
 i386.as = nasm -f elf32 -o $@ $<
 i386.asm := asm
