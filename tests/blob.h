@@ -194,27 +194,28 @@ static inline void pin_to(unsigned which)
 #define STACK_PAINT 0xc5
 #define STACK_SLACK 128 /* the trampoline's own frame */
 
+/* What is called: as a rule the restore blob, which these tests began with. */
 struct blob {
 	const struct aior_blob *header;
 	const char *base;
-	size_t room; /* bytes mapped */
-	unsigned char *stack;
+	size_t room;          /* bytes mapped */
+	uint32_t *stack_used; /* the most of all calls, those of children too */
+	unsigned char *stack; /* of all blobs, as what follows */
 	unsigned char *scratch;
 	size_t page;
 };
 
-static struct blob blob;
+static struct blob blob, stage_blob;
 
 /* What one call is given and gives; passed to the other stack. */
 static struct {
+	const struct blob *blob;
 	struct aior_args *args;
 	ucontext_t back;
 	unsigned char *top;
 	int ret;
 	sigset_t mask, mask_after;
 } blob_calling;
-
-static uint32_t *stack_used; /* the most of all calls, those of children too */
 
 static inline const char *blob_file(const char *op)
 {
@@ -239,7 +240,7 @@ static inline void *map_guarded(size_t len)
 }
 
 /* `offset` bytes into a page. */
-static inline void blob_place_at(const char *path, size_t offset)
+static inline void blob_load(struct blob *loaded, const char *path, size_t offset)
 {
 	struct aior_blob header;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -250,20 +251,27 @@ static inline void blob_place_at(const char *path, size_t offset)
 		exit(1);
 	}
 	blob.page = (size_t)sysconf(_SC_PAGESIZE);
-	blob.room = (offset + header.size + blob.page - 1) & ~(blob.page - 1);
-	at = map_guarded(blob.room);
+	loaded->room = (offset + header.size + blob.page - 1) & ~(blob.page - 1);
+	at = map_guarded(loaded->room);
 	if (pread(fd, at + offset, header.size, 0) != (ssize_t)header.size)
 		abort();
 	close(fd);
-	mprotect(at, blob.room, PROT_READ | PROT_EXEC);
-	blob.base = at + offset;
-	blob.header = (const struct aior_blob *)blob.base;
+	mprotect(at, loaded->room, PROT_READ | PROT_EXEC);
+	loaded->base = at + offset;
+	loaded->header = (const struct aior_blob *)loaded->base;
+	if (!loaded->stack_used)
+		loaded->stack_used =
+		    mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (blob.stack)
 		return;
 	blob.stack = map_guarded(STACK_BYTES);
 	blob.scratch = map_guarded(blob.page);
-	stack_used = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	memset(blob.stack, STACK_PAINT, STACK_BYTES);
+}
+
+static inline void blob_place_at(const char *path, size_t offset)
+{
+	blob_load(&blob, path, offset);
 }
 
 static inline void blob_place(const char *path)
@@ -273,27 +281,33 @@ static inline void blob_place(const char *path)
 
 typedef int blob_entry(struct aior_args *args);
 
+static inline blob_entry *entry_of(const struct blob *called)
+{
+	return (blob_entry *)(uintptr_t)(called->base + called->header->call);
+}
+
 static inline blob_entry *blob_call_entry(void)
 {
-	return (blob_entry *)(uintptr_t)(blob.base + blob.header->call);
+	return entry_of(&blob);
 }
 
 static inline void blob_trampoline(void)
 {
 	blob_calling.top = __builtin_frame_address(0);
-	blob_calling.ret = blob_call_entry()(blob_calling.args);
+	blob_calling.ret = entry_of(blob_calling.blob)(blob_calling.args);
 	sigprocmask(SIG_BLOCK, NULL, &blob_calling.mask_after);
 }
 
 /*
- * Calls the blob, and remembers how much of the stack it used. The signal mask is compared right
+ * Calls a blob, and remembers how much of the stack it used. The signal mask is compared right
  * there: swapcontext() would put it back.
  */
-static inline int blob_call(struct aior_args *args)
+static inline int call(const struct blob *called, struct aior_args *args)
 {
 	static ucontext_t other;
 	uint32_t lowest, used;
 
+	blob_calling.blob = called;
 	blob_calling.args = args;
 	sigprocmask(SIG_BLOCK, NULL, &blob_calling.mask);
 	getcontext(&other);
@@ -305,14 +319,19 @@ static inline int blob_call(struct aior_args *args)
 	for (lowest = 0; blob.stack[lowest] == STACK_PAINT;)
 		lowest++;
 	used = (uint32_t)(blob_calling.top - blob.stack) - lowest;
-	if (used > *stack_used)
-		*stack_used = used;
+	if (used > *called->stack_used)
+		*called->stack_used = used;
 	memset(blob.stack + lowest, STACK_PAINT, STACK_BYTES - lowest);
 	if (memcmp(&blob_calling.mask, &blob_calling.mask_after, 8)) {
 		diag("the blob did not put the signal mask back");
 		return -EPROTO;
 	}
 	return blob_calling.ret;
+}
+
+static inline int blob_call(struct aior_args *args)
+{
+	return call(&blob, args);
 }
 
 static inline struct aior_args blob_args(struct aior_ring_record *rings, uint32_t ring_count,
@@ -662,7 +681,7 @@ static inline const char *state_differs(const struct state *a, const struct stat
 	return NULL;
 }
 
-/* How a test of the restore blob starts: returns what test_end() compares with. */
+/* How a test of a blob starts: returns what test_end() compares with. */
 static inline long test_start(void)
 {
 	tap_start();
@@ -671,11 +690,17 @@ static inline long test_start(void)
 	return aio_nr();
 }
 
-/* No call of blob_call() so far has used more of the stack than the blob announces. */
+/* No call so far has used more of the stack than the blob announces. */
+static inline void test_stack_of(const char *op, const struct blob *called)
+{
+	ok(*called->stack_used <= called->header->stack + STACK_SLACK,
+	    "stack of the %s blob: %u bytes used, %u announced", op, *called->stack_used,
+	    called->header->stack);
+}
+
 static inline void test_stack(void)
 {
-	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
-	    *stack_used, blob.header->stack);
+	test_stack_of("restore", &blob);
 }
 
 static inline int test_end(long nr)

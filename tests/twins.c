@@ -698,7 +698,6 @@ int main(int argc, char **argv)
 			    break_names[kind], tally.apart, 12 - tally.neither);
 		}
 	}
-	ok(*stack_used <= blob.header->stack + STACK_SLACK, "stack: %u bytes used, %u announced",
-	    *stack_used, blob.header->stack);
+	test_stack();
 	return tap_end();
 }

@@ -41,6 +41,7 @@ none_left:
 	mov	x0, 0
 	mov	x8, SYS_exit
 	svc	0
+	b	none_left
 return:
 	ret
 	.size	aior_drain, . - aior_drain

@@ -40,6 +40,7 @@ none_left:
 	li	a0, 0
 	li	a7, SYS_exit
 	ecall
+	j	none_left
 return:
 	ret
 	.size	aior_drain, . - aior_drain

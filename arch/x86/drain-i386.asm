@@ -49,6 +49,7 @@ aior_drain:
 	xor	ebx, ebx
 	mov	eax, SYS_exit
 	int	0x80
+	jmp	.none_left
 .return:
 	pop	edi
 	pop	esi

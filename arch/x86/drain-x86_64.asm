@@ -46,6 +46,7 @@ aior_drain:
 	xor	edi, edi
 	mov	eax, SYS_exit
 	syscall
+	jmp	.none_left
 .return:
 	ret
 .end:
