@@ -205,7 +205,8 @@ struct blob {
 	size_t page;
 };
 
-static struct blob blob, stage_blob;
+static struct blob blob;
+static struct blob stage_blob __attribute__((unused));
 
 /* What one call is given and gives; passed to the other stack. */
 static struct {
