@@ -60,9 +60,8 @@ struct work {
 	uint32_t moved;       /* rings that are not at home */
 	uint32_t pipes;       /* in scratch->pipes */
 	uint32_t reading;     /* which of them */
-	uint32_t tries;
-	uint32_t polls; /* found */
-	int into;       /* the end to write to of the last pipe; -1: it is closed */
+	uint32_t tries;       /* left, for reads */
+	int into;             /* the end to write to of the last pipe; -1: it is closed */
 };
 
 const struct aior_blob header __attribute__((section(".header"), used)) = {
@@ -100,7 +99,6 @@ static long check(struct work *work, struct aior_ring_record *ring)
 	work->bytes += len;
 	work->slots += aio_ring_nr((uint32_t)len) - 1;
 	ring->head = live->head;
-	ring->tail = live->tail;
 	ring->aside = 0;
 	ring->new_len = 0;
 	ring->err = 0;
@@ -202,7 +200,14 @@ static long move(struct work *work, struct aior_ring_record *ring)
 		return -EINVAL;
 	ring->step = AIOR_STEP_MEMORY;
 	err = sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags);
-	return (unsigned long)err == ring->addr ? 0 : err;
+	if ((unsigned long)err != ring->addr)
+		return err;
+	/*
+	 * Events in front of this tail are not of the drain. As late as it can be had: a poll that the
+	 * program has cancelled itself, right before, may only now give its event.
+	 */
+	ring->tail = ring_at(aside)->tail;
+	return ring->tail < aio_ring_nr((uint32_t)ring->len) ? 0 : -EINVAL;
 }
 
 /*
@@ -235,8 +240,7 @@ static void set_state(const struct aior_args *args, uint32_t state)
 
 	if (!capsule)
 		return;
-	if (state == AIOR_TABLE_STAGED)
-		capsule->poll_count = args->poll_count;
+	capsule->poll_count = args->poll_count;
 	/* Whoever looks sees the records first. */
 	__atomic_store_n(&capsule->state, state, __ATOMIC_RELEASE);
 }
@@ -257,11 +261,9 @@ static void drain(struct work *work)
 
 	if (args->helpers && args->helpers < most)
 		most = args->helpers;
-	if (most >= args->ring_count)
-		most = args->ring_count - 1;
 	if (sys_wait4(sys_getpid(), WNOHANG | __WALL) != -ECHILD)
 		most = 0;
-	while (helpers < most) {
+	while (helpers < most && helpers + 1 < args->ring_count) {
 		long pid = aior_drain(&drain, CLONE_VM | CLONE_FILES | CLONE_FS);
 
 		if (pid < 0)
@@ -292,7 +294,9 @@ static long read_back(struct work *work, unsigned long to, unsigned long left)
 			left -= (unsigned long)n;
 		} else if (!n && work->reading + 1 < work->pipes) {
 			work->reading++;
-		} else if (!work->tries--) {
+		} else if (work->tries) {
+			work->tries--;
+		} else {
 			return n ? n : -EIO;
 		}
 	}
@@ -336,7 +340,8 @@ static void take_polls(struct work *work, struct aior_ring_record *ring)
 		struct aio_slot *event = &slots[at], *to = &slots[ring->tail];
 
 		if (is_cancelled(work, event)) {
-			struct aior_poll_record *poll = poll_record(work->args, work->polls++);
+			struct aior_poll_record *poll =
+			    poll_record(work->args, work->args->poll_count++);
 
 			poll->ring = ring->addr;
 			poll->iocb = event->obj;
@@ -403,7 +408,7 @@ static int prepare(struct work *work)
 	for (enum phase phase = CHECK; phase < PHASES; phase++) {
 		if (phase == PIN && work->slots > args->poll_room)
 			return fail(args, AIOR_STEP_ARGS, -ENOSPC);
-		if (phase == MOVE) {
+		if (phase == MOVE && work->bytes) {
 			err = reserve(work);
 			if (err)
 				return fail(args, AIOR_STEP_MEMORY, err);
@@ -426,6 +431,7 @@ static int finish(struct work *work)
 	struct aior_args *args = work->args;
 	int ret = 0;
 
+	args->poll_count = 0;
 	set_state(args, AIOR_TABLE_DRAINING);
 	drain(work);
 	for (uint32_t i = 0; i < args->ring_count; i++) {
@@ -433,8 +439,9 @@ static int finish(struct work *work)
 
 		if (err)
 			ret = failed(work, i, err);
+		if (args->step == AIOR_STEP_READ)
+			break; /* what comes next in the pipes is not known */
 	}
-	args->poll_count = work->polls;
 	if (ret)
 		return ret;
 	args->step = AIOR_STEP_DONE;
@@ -466,7 +473,7 @@ static int stage(struct aior_args *args)
 	work.args = args;
 	work.scratch = (void *)(unsigned long)args->scratch;
 	work.end = work.bytes = work.pinned = work.slots = work.area = 0;
-	work.moved = work.pipes = work.reading = work.polls = 0;
+	work.moved = work.pipes = work.reading = 0;
 	work.tries = READ_TRIES;
 	work.into = -1;
 	err = prepare(&work);
