@@ -43,14 +43,18 @@ static long check_tables(const struct aior_args *args, uint32_t poll_records, ui
 	return 0;
 }
 
-/* Whether a record's own fields are in order; the one before it ends at `end`. */
-static int is_sound(const struct aior_ring_record *ring, uint32_t page, unsigned long end)
+/*
+ * Whether a record's own fields are in order; the one before it ends at `end`, and `flags` are those
+ * that the other operation leaves.
+ */
+static int is_sound(
+    const struct aior_ring_record *ring, uint32_t flags, uint32_t page, unsigned long end)
 {
 	unsigned long addr = ring->addr, len = ring->len;
 
-	if (!fits_pointer(ring->addr | ring->len) || (addr | len) & (page - 1) || ring->flags ||
-	    ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) || ring->reserved ||
-	    addr + len < addr || addr < end)
+	if (!fits_pointer(ring->addr | ring->len) || (addr | len) & (page - 1) ||
+	    ring->flags & ~flags || ring->prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC) ||
+	    ring->reserved || addr + len < addr || addr < end)
 		return 0;
 	return 1;
 }

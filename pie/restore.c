@@ -77,7 +77,7 @@ static long check(struct work *work, struct aior_ring_record *ring)
 	struct aior_poll_record *poll;
 
 	ring->step = AIOR_STEP_RING;
-	if (!is_sound(ring, page, work->end) || at & 7)
+	if (!is_sound(ring, AIOR_RING_DRAINED, page, work->end) || at & 7)
 		return -EINVAL;
 	if (at != addr && at < addr + len && addr < at + len)
 		return -EINVAL;
@@ -371,7 +371,8 @@ static void forget_poll(
 {
 	struct iocb iocb;
 
-	if (!ring->flags && poll->flags & POLL_RAISES && read_iocb(work->args, poll->iocb, &iocb))
+	if (!(ring->flags & AIOR_RING_LIVE) && poll->flags & POLL_RAISES &&
+	    read_iocb(work->args, poll->iocb, &iocb))
 		eventfd_take_back((int)iocb.aio_resfd);
 	poll->flags = 0;
 	poll->err = 0;

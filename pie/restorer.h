@@ -15,8 +15,9 @@
  *    reserved field that is not zero is answered with -ENOSYS, and nothing at all is touched, not
  *    even the results in the block.
  *  - Records are found by their stride, so they may be larger than the blob knows: it reads and
- *    writes the part that it knows. Flags or reserved fields in a record that are not zero are
- *    answered with EINVAL: a newer host says by a flag in the block that it uses them.
+ *    writes the part that it knows. Flags (but those that the other operation leaves) or reserved
+ *    fields in a record that are not zero are answered with EINVAL: a newer host says by a flag in
+ *    the block that it uses them.
  */
 #ifndef AIOR_RESTORER_H
 #define AIOR_RESTORER_H
@@ -83,16 +84,19 @@ struct aior_args {
 	uint32_t ring_stride; /* in: bytes from one to the next; a multiple of 8 */
 	uint64_t polls;       /* in: address of the poll records, grouped by ring, in ring order */
 	uint32_t poll_count;  /* in for restore, out for stage: how many there are */
-	uint32_t poll_room;   /* in for stage: how many fit */
+	uint32_t poll_room;   /* in for stage: how many fit; at least nr - 1 for each ring, since as
+			       * many may be in flight */
 	uint32_t poll_stride; /* in: bytes from one to the next; a multiple of 8 */
 	uint32_t page_size;   /* in: of the host, in bytes */
 	uint64_t scratch;     /* in: memory that the blob may overwrite, 16-byte aligned */
 	uint64_t scratch_len; /* in: its length; at least the blob header's `scratch` */
 	uint64_t sigframe;    /* in: AIOR_END_SIGRETURN: the stack pointer for rt_sigreturn */
-	int32_t fd;           /* in: a zero-byte read of it completes at once; -1: make a pipe */
+	int32_t fd;           /* in for restore: a zero-byte read of it completes at once; -1: make
+			       * a pipe */
 	uint32_t helpers;     /* in for stage: the most helpers that may be started; 0: as needed */
-	uint64_t capsule;     /* in for stage: address of the struct aior_table that says when the
-			       * point of no return is passed; 0: none */
+	uint64_t capsule;     /* in for stage: address of the struct aior_table whose `state` says
+			       * whether the point of no return is passed, and whose `poll_count` is
+			       * set; 0: none */
 	uint64_t reserved[4]; /* in: 0 */
 	uint32_t err;         /* out: 0, or the errno of the failure */
 	uint32_t step;        /* out: AIOR_STEP_…: where it failed; AIOR_STEP_DONE: it did not */
@@ -111,21 +115,21 @@ struct aior_args {
  * and in the ELF note `AIOR` of an image.
  */
 struct aior_ring_record {
-	uint64_t addr;     /* in: where the ring belongs: its handle; page aligned */
-	uint64_t len;      /* in: length of its mapping in bytes; whole pages */
-	uint64_t staged;   /* in for restore: where its content lies: `addr` itself (private
+	uint64_t addr;    /* in: where the ring belongs: its handle; page aligned */
+	uint64_t len;     /* in: length of its mapping in bytes; whole pages */
+	uint64_t staged;  /* in for restore: where its content lies: `addr` itself (private
 			    * anonymous memory that the ring replaces), or elsewhere, 8-byte
 			    * aligned, and then nothing may be mapped at [addr, addr + len); out
-			    * after a failure: where it lies now */
-	uint64_t aside;    /* out: where the ring lies while it is not at `addr`; else 0 */
-	uint64_t room;     /* in: bytes from `addr` on that it may grow into; 0: just `len` */
-	uint64_t new_len;  /* out: length of the ring that is there now */
-	uint32_t flags;    /* in: 0; out: AIOR_RING_… */
-	uint32_t prot;     /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
-	uint32_t err;      /* out: 0, or the errno of the failure */
-	uint32_t step;     /* out: AIOR_STEP_…: where it failed, or how far it had come */
-	uint32_t head;     /* out: the ring's head */
-	uint32_t tail;     /* out: and its tail, before any poll was submitted again */
+			    * after a failure: where it lies now; out of stage: `addr` */
+	uint64_t aside;   /* out: where the ring lies while it is not at `addr`; else 0 */
+	uint64_t room;    /* in: bytes from `addr` on that it may grow into; 0: just `len` */
+	uint64_t new_len; /* out: length of the ring that is there now */
+	uint32_t flags;   /* in: 0, or what the other operation left; out: AIOR_RING_… */
+	uint32_t prot;    /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
+	uint32_t err;     /* out: 0, or the errno of the failure */
+	uint32_t step;    /* out: AIOR_STEP_…: where it failed, or how far it had come */
+	uint32_t head;    /* out: the ring's head */
+	uint32_t tail; /* out: and its tail, without polls that are, or will be, submitted again */
 	uint64_t reserved; /* in: 0 */
 };
 

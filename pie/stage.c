@@ -89,7 +89,7 @@ static long check(struct work *work, struct aior_ring_record *ring)
 	uint32_t page = work->args->page_size;
 
 	ring->step = AIOR_STEP_RING;
-	if (!is_sound(ring, page, work->end))
+	if (!is_sound(ring, AIOR_RING_LIVE, page, work->end))
 		return -EINVAL;
 	if (!is_mapped(addr, len, page))
 		return -EFAULT;

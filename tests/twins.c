@@ -67,8 +67,9 @@ static void fill_records(void)
 {
 	memset(s.rings, 0, t.pair_count * sizeof(*s.rings));
 	for (uint32_t i = 0; i < t.pair_count; i++)
-		s.rings[i] = (struct aior_ring_record){
-		    .addr = s.owners[i]->twins[1].ctx, .len = s.owners[i]->len};
+		s.rings[i] = (struct aior_ring_record){.addr = s.owners[i]->twins[1].ctx,
+		    .len = s.owners[i]->len,
+		    .flags = s.rounds ? AIOR_RING_LIVE : 0};
 }
 
 /* Each poll in flight has its record, and there is no other. */
@@ -133,7 +134,6 @@ static int stage_twins(uint32_t *polls)
 		if (s.rings[i].flags != AIOR_RING_DRAINED ||
 		    mapping_of(getpid(), s.rings[i].addr).is_aio)
 			return differs("a ring that is not staged");
-		s.rings[i].flags = 0;
 	}
 	return check_polls(*polls);
 }
