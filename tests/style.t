@@ -108,7 +108,7 @@ blob_sources_compile_with_clang()
 		machine=$(make_var "$arch.prefix")
 		machine=${machine%-}
 		[ -n "$machine" ] || machine=$(gcc -dumpmachine)
-		for source in pie/restore.c pie/run.c; do
+		for source in pie/restore.c pie/stage.c pie/run.c; do
 			clang --target="$machine" -std=gnu11 -fsyntax-only -Wall -Wextra -Werror -ffreestanding \
 				-isystem "/usr/$machine/include" -Ipie -I"$(make_var "$arch.dir")" "$source" || return 1
 		done
