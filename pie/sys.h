@@ -62,6 +62,11 @@ static inline long sys_pipe2(int fds[2], int flags)
 	return syscall2(__NR_pipe2, (long)fds, flags);
 }
 
+static inline long sys_lseek(int fd, long offset, int whence)
+{
+	return syscall3(__NR_lseek, fd, offset, whence);
+}
+
 static inline long sys_fcntl(int fd, int command, long argument)
 {
 #ifdef __NR_fcntl64
