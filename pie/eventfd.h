@@ -13,17 +13,20 @@
  *
  * The program may have closed it, and its number may be that of a pipe or a file by now, from which
  * nothing must be taken: those refuse to seek to -1, which an eventfd answers with 0 (noop_llseek()).
+ * `tries`: how many calls may be refused, less one.
  */
-static inline void eventfd_take_back(int fd)
+static inline void eventfd_take_back(int fd, int tries)
 {
 	uint64_t count = 0;
 	struct sys_iovec to = {&count, sizeof(count)};
 
-	if (!sys_lseek(fd, -1, SEEK_SET) &&
-	    sys_preadv2(fd, &to, RWF_NOWAIT) == (long)sizeof(count) && count > 1) {
-		count--;
-		sys_write(fd, &count, sizeof(count));
-	}
+	while (
+	    sys_lseek(fd, -1, SEEK_SET) || sys_preadv2(fd, &to, RWF_NOWAIT) != (long)sizeof(count))
+		if (!--tries)
+			return;
+	count--;
+	while (count && tries && sys_write(fd, &count, sizeof(count)) != (long)sizeof(count))
+		tries--;
 }
 
 #endif

@@ -373,7 +373,7 @@ static void forget_poll(
 
 	if (!(ring->flags & AIOR_RING_LIVE) && poll->flags & POLL_RAISES &&
 	    read_iocb(work->args, poll->iocb, &iocb))
-		eventfd_take_back((int)iocb.aio_resfd);
+		eventfd_take_back((int)iocb.aio_resfd, 1);
 	poll->flags = 0;
 	poll->err = 0;
 }

@@ -34,8 +34,8 @@
 /* What a pipe may hold without a privilege: fs.pipe-max-size. */
 #define PIPE_BYTES 0x100000ul
 
-/* Reads that may fail after the point of no return, and are made again. */
-#define READ_TRIES 16
+/* After the point of no return: calls that may be refused, by a filter say, and are made again. */
+#define CALL_TRIES 16
 
 /* The caller's scratch memory. */
 struct scratch {
@@ -321,7 +321,7 @@ static int is_cancelled(const struct work *work, const struct aio_slot *event)
 	if (iocb.aio_lio_opcode != IOCB_CMD_POLL)
 		return 0;
 	if (iocb.aio_flags & IOCB_FLAG_RESFD)
-		eventfd_take_back((int)iocb.aio_resfd);
+		eventfd_take_back((int)iocb.aio_resfd, CALL_TRIES);
 	return 1;
 }
 
@@ -474,7 +474,7 @@ static int stage(struct aior_args *args)
 	work.scratch = (void *)(unsigned long)args->scratch;
 	work.end = work.bytes = work.pinned = work.slots = work.area = 0;
 	work.moved = work.pipes = work.reading = 0;
-	work.tries = READ_TRIES;
+	work.tries = CALL_TRIES;
 	work.into = -1;
 	err = prepare(&work);
 	if (err)
