@@ -626,19 +626,6 @@ static void test_drain(void)
 	    "... and nothing else");
 }
 
-static int open_direct(void)
-{
-	const char *folders[] = {getenv("TMPDIR"), BLOB_DIR, "/tmp", "/var/tmp"};
-
-	for (size_t i = 0; i < COUNT(folders); i++) {
-		int fd = folders[i] ? open(folders[i], O_TMPFILE | O_RDWR | O_DIRECT, 0600) : -1;
-
-		if (fd >= 0)
-			return fd;
-	}
-	return -1;
-}
-
 static void test_drain_reads(void)
 {
 	static struct drain drain;

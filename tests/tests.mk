@@ -3,7 +3,7 @@
 
 # The host's tests of a blob run it, and compare the process's mappings: no sanitizer may map memory
 # of its own between. So none of them has one.
-BLOB_TESTS := facts waits ring restore failures faults ends abi twins
+BLOB_TESTS := facts waits ring restore failures faults stage ends abi twins
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 
@@ -21,7 +21,7 @@ $(2)/leaver: tests/leaver.c Makefile tests/tests.mk
 endef
 $(eval $(call test_rules,$(HOST_ARCH),$(BUILD)/tests,$(CC),,-laio))
 
-$(C_TESTS): | $(BUILD)/blob-restore-$(HOST_ARCH).bin
+$(C_TESTS): | $(BUILD)/blob-restore-$(HOST_ARCH).bin $(BUILD)/blob-stage-$(HOST_ARCH).bin
 $(BUILD)/tests/process.t: | $(BUILD)/aio-restorer $(BUILD)/tests/leaver
 
 # A blob of a later contract: version 2, whose argument block has one field more.
