@@ -3,25 +3,14 @@
  * Every system call of the restore blob fails in turn: the first, the second, until none is left
  * to fail. Each time it must either succeed all the same, or leave everything as it was; and the next
  * call, with nothing failing, must succeed.
- *
- * A seccomp filter sends what is called from the blob's bytes, and nothing else, to a thread of the
- * same process, which lets it pass or answers it.
  */
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stddef.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 
-#include "blob.h"
+#include "watch.h"
 
 #define N 3
 #define POLLS 4
-#define PARALLEL 16
-#define MOST 200 /* system calls of one restore */
 
 static struct aior_ring_record *rings;
 static struct aior_poll_record *polls;
@@ -30,71 +19,9 @@ static struct staged staged[N];
 static struct state before, after;
 static int null_fd, pipes[POLLS][2], event_fds[POLLS];
 
-static struct {
-	int listener;
-	volatile int nth, calls, err, forever;
-	volatile long nr; /* of the call that failed */
-} faults;
-
-/* The calls that cannot fail as they are made, whatever the kernel lacks. */
-static int is_infallible(long nr)
-{
-	return nr == __NR_rt_sigprocmask;
-}
-
-static void *supervise(void *unused)
-{
-	struct seccomp_notif call;
-
-	for (;;) {
-		struct seccomp_notif_resp answer = {0};
-
-		memset(&call, 0, sizeof(call));
-		if (ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_RECV, &call))
-			return unused;
-		answer.id = call.id;
-		answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-		if (!is_infallible(call.data.nr)) {
-			int n = ++faults.calls;
-
-			if (n == faults.nth ||
-			    (faults.forever && n >= faults.nth + faults.forever)) {
-				faults.nr = call.data.nr;
-				answer.flags = 0;
-				answer.error = -faults.err;
-			}
-		}
-		ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
-	}
-}
-
-/* All of the blob lies in one page or two: the upper half of the address is the same for both. */
-static int watch_the_blob(void)
-{
-	uint64_t from = (uintptr_t)blob.base, to = from + blob.room;
-	const unsigned ip = offsetof(struct seccomp_data, instruction_pointer);
-	struct sock_filter filter[] = {
-	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(from >> 32), 0, 4),
-	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
-	    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)from, 0, 2),
-	    BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)to, 1, 0),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
-
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	faults.listener = (int)syscall(
-	    __NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
-	return faults.listener;
-}
-
 /* In place and elsewhere; one read-only; polls in flight, ready, and lost, with eventfds. */
 static void set_up(void)
 {
-	pthread_t thread;
-
 	rings = map_guarded(N * sizeof(*rings));
 	polls = map_guarded(POLLS * sizeof(*polls));
 	iocbs = map_guarded(POLLS * sizeof(*iocbs));
@@ -119,13 +46,10 @@ static void set_up(void)
 	}
 	if (write(pipes[1][1], "x", 1) != 1)
 		abort();
-	if (watch_the_blob() < 0) {
-		diag("seccomp: %s", strerror(errno));
-		_exit(3);
-	}
+	if (watch(&blob) < 0)
+		_exit(RUN_NO_FILTER);
 	close(pipes[3][0]);
-	if (pthread_create(&thread, NULL, supervise, NULL))
-		abort();
+	start_supervisor();
 }
 
 /* A ring that had moved already is staged again from its own content: free slots may be others. */
@@ -209,7 +133,6 @@ static const char *why_lost(void)
 	return NULL;
 }
 
-/* Exit status: 0 failed and all was well, 1 not well, 2 no such call, 3 no seccomp, 4 succeeded. */
 static int run(int nth, int err, int forever)
 {
 	struct aior_ring_record fresh[N];
@@ -230,19 +153,19 @@ static int run(int nth, int err, int forever)
 	faults.nth = 0;
 	faults.forever = 0;
 	if (faults.calls < nth)
-		return 2;
+		return RUN_NO_CALL;
 	if (forever) {
 		why = ret ? why_lost() : NULL;
 		if (why)
 			diag("call %d fails, and all from %d on: %s", nth, nth + forever, why);
 		if (why)
-			return 1;
-		return rings[1].staged == rings[1].addr ? 0 : 4;
+			return RUN_BROKE;
+		return rings[1].staged == rings[1].addr ? RUN_FAILED : RUN_SUCCEEDED;
 	}
 	if (!ret) {
 		why = why_not_restored(&args, err);
 		if (!why)
-			return 4;
+			return RUN_SUCCEEDED;
 	} else if (ret != -(int)args.err || args.step == AIOR_STEP_NONE ||
 		   args.step >= AIOR_STEP_DONE) {
 		why = "the results";
@@ -259,57 +182,32 @@ static int run(int nth, int err, int forever)
 	if (why)
 		diag("call %d (number %ld) fails with %s: errno %u, step %u, ring %d: %s", nth,
 		    faults.nr, strerror(err), args.err, args.step, (int)args.ring, why);
-	return why != NULL;
+	return why ? RUN_BROKE : RUN_FAILED;
 }
 
 /* How often a ring's content was left where it had been saved. */
 static unsigned elsewhere;
 
-/* All in children, several at a time: each waits for RCU when contexts are destroyed. */
 static void test_errno(int err, int forever)
 {
-	unsigned count[5] = {0}, crashed = 0, running = 0;
-	int nth = 0, status;
+	struct outcome outcome = fail_each(run, err, forever);
+	const unsigned *count = outcome.count;
 
-	while (nth < MOST || running) {
-		if (nth < MOST && running < PARALLEL && !count[2] && !count[3]) {
-			pid_t pid = fork_mortal();
-
-			nth++;
-			if (!pid) {
-				alarm(TAP_PATIENCE);
-				status = run(nth, err, forever);
-				fflush(stdout);
-				_exit(status);
-			}
-			running++;
-			continue;
-		}
-		if (wait(&status) < 0)
-			break;
-		running--;
-		if (WIFEXITED(status) && WEXITSTATUS(status) <= 4)
-			count[WEXITSTATUS(status)]++;
-		else
-			crashed++;
-		if (count[2] && !running)
-			break;
-	}
-	if (count[3]) {
+	if (count[RUN_NO_FILTER]) {
 		skip(strerror(err), "no seccomp user notification here");
 		return;
 	}
 	if (forever) {
-		elsewhere += count[4];
-		ok(!crashed && !count[1] && count[0],
+		elsewhere += count[RUN_SUCCEEDED];
+		ok(!outcome.crashed && !count[RUN_BROKE] && count[RUN_FAILED],
 		    "%s in the n-th call, and in all from %d further on: no content is lost",
 		    strerror(err), forever);
 	} else {
-		ok(!count[1] && !crashed && count[0] && count[2],
+		ok(!count[RUN_BROKE] && !outcome.crashed && count[RUN_FAILED] && count[RUN_NO_CALL],
 		    "%s: %u calls fail in turn; %u times all is as it was, %u times it succeeds, "
 		    "%u times neither, %u crashes",
-		    strerror(err), count[0] + count[1] + count[4], count[0], count[4], count[1],
-		    crashed);
+		    strerror(err), count[RUN_FAILED] + count[RUN_BROKE] + count[RUN_SUCCEEDED],
+		    count[RUN_FAILED], count[RUN_SUCCEEDED], count[RUN_BROKE], outcome.crashed);
 	}
 }
 

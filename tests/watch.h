@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Makes a blob's system calls fail, one by one. A seccomp filter sends what is called from the blob's
+ * bytes, and nothing else, to a thread of the same process, which lets it pass or answers it.
+ */
+#ifndef TEST_WATCH_H
+#define TEST_WATCH_H
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+#include "blob.h"
+
+#define PARALLEL 16
+#define MOST 200 /* system calls of one call of a blob */
+
+static struct {
+	int listener;
+	volatile int nth, calls, err, forever;
+	volatile long nr;                                     /* of the call that failed */
+	void (*before_call)(const struct seccomp_data *call); /* sees each; may be NULL */
+} faults;
+
+/* The calls that cannot fail as they are made, whatever the kernel lacks. */
+static inline int is_infallible(long nr)
+{
+	return nr == __NR_rt_sigprocmask || nr == __NR_exit;
+}
+
+static inline void *supervise(void *unused)
+{
+	struct seccomp_notif call;
+
+	for (;;) {
+		struct seccomp_notif_resp answer = {0};
+
+		memset(&call, 0, sizeof(call));
+		if (ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_RECV, &call))
+			return unused;
+		answer.id = call.id;
+		answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+		if (faults.before_call)
+			faults.before_call(&call.data);
+		if (!is_infallible(call.data.nr)) {
+			int n = ++faults.calls;
+
+			if (n == faults.nth ||
+			    (faults.forever && n >= faults.nth + faults.forever)) {
+				faults.nr = call.data.nr;
+				answer.flags = 0;
+				answer.error = -faults.err;
+			}
+		}
+		ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+	}
+}
+
+/* All of the blob lies in one page or two: the upper half of the address is the same for both. */
+static inline int watch(const struct blob *watched)
+{
+	uint64_t from = (uintptr_t)watched->base, to = from + watched->room;
+	const unsigned ip = offsetof(struct seccomp_data, instruction_pointer);
+	struct sock_filter filter[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip + 4),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(from >> 32), 0, 4),
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, ip),
+	    BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)from, 0, 2),
+	    BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)to, 1, 0),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	faults.listener = (int)syscall(
+	    __NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+	if (faults.listener < 0)
+		diag("seccomp: %s", strerror(errno));
+	return faults.listener;
+}
+
+static inline void start_supervisor(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, supervise, NULL))
+		abort();
+}
+
+/* How one run with a failing call ended: its exit status. */
+enum {
+	RUN_FAILED,    /* it failed, and all was well */
+	RUN_BROKE,     /* not well */
+	RUN_NO_CALL,   /* there is no such call */
+	RUN_NO_FILTER, /* there is no seccomp */
+	RUN_SUCCEEDED,
+	RUN_KINDS
+};
+
+struct outcome {
+	unsigned count[RUN_KINDS], crashed;
+};
+
+/*
+ * Runs `run` for the first system call, the second and so on, until none is left to fail. All in
+ * children, several at a time: each waits for RCU when contexts are destroyed.
+ */
+static inline struct outcome fail_each(
+    int (*run)(int nth, int err, int forever), int err, int forever)
+{
+	struct outcome outcome = {0};
+	unsigned running = 0;
+	int nth = 0, status;
+
+	while (nth < MOST || running) {
+		int is_over = outcome.count[RUN_NO_CALL] || outcome.count[RUN_NO_FILTER];
+
+		if (nth < MOST && running < PARALLEL && !is_over) {
+			pid_t pid = fork_mortal();
+
+			nth++;
+			if (!pid) {
+				alarm(TAP_PATIENCE);
+				status = run(nth, err, forever);
+				fflush(stdout);
+				_exit(status);
+			}
+			running++;
+			continue;
+		}
+		if (wait(&status) < 0)
+			break;
+		running--;
+		if (WIFEXITED(status) && WEXITSTATUS(status) < RUN_KINDS)
+			outcome.count[WEXITSTATUS(status)]++;
+		else
+			outcome.crashed++;
+	}
+	return outcome;
+}
+
+#endif
