@@ -10,8 +10,8 @@
 
 #include "facts.h"
 
-#define ROOM 110             /* rings */
-#define POLL_ROOM (1u << 17) /* poll records: as many as all rings of a test have slots */
+#define ROOM 1700            /* rings */
+#define POLL_ROOM (1u << 18) /* poll records: as many as all rings of a test have slots */
 
 static struct aior_ring_record *rings;
 static struct aior_poll_record *polls;

@@ -3,7 +3,7 @@
 
 # The host's tests of a blob run it, and compare the process's mappings: no sanitizer may map memory
 # of its own between. So none of them has one.
-BLOB_TESTS := facts waits ring restore failures faults stage stage-faults ends abi twins
+BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stage-faults ends abi twins
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 
