@@ -435,6 +435,58 @@ static void test_hole(void)
 	ok(ring_of(ctx)->tail == ring_of(ctx)->nr - 5, "... into the slots that are not mapped");
 }
 
+static void test_move_back(void)
+{
+	aio_context_t ctx = new_ring_of(1);
+	size_t len = (size_t)len_of(ctx);
+	void *aside = reserve(len);
+	struct aio_slot event;
+	struct iocb poll;
+	unsigned wrong = 0;
+	int fds[2];
+
+	if (pipe(fds))
+		_exit(1);
+	iocb_poll(&poll, fds[0], POLLIN, 21);
+	submit_one(ctx, &poll);
+	for (int i = 0; i < 10; i++) {
+		wrong += move(ctx, len, aside) != aside || !works((uintptr_t)aside);
+		wrong += move((uintptr_t)aside, len, ring_of(ctx)) != ring_of(ctx) || !works(ctx);
+	}
+	ok(!wrong, "a ring can be moved back and forth, and goes on");
+	ok(write(fds[1], "x", 1) == 1 && io_getevents(ctx, 1, &event) == 1 && event.data == 21,
+	    "... with what is in flight in it");
+}
+
+/* ---- looking a context up ---- */
+
+static long submit_nothing(uint64_t ctx)
+{
+	return io_submit(ctx, 0, NULL);
+}
+
+static void test_lookup(void)
+{
+	aio_context_t ctx = new_ring(1), gone = new_ring(1);
+	uint32_t tail = ring_of(ctx)->tail;
+	void *memory = filled(page, 0);
+	int status = 1;
+	pid_t pid;
+
+	ok(submit_nothing(ctx) == 0 && ring_of(ctx)->tail == tail && works(ctx),
+	    "io_submit of no requests says 0 of a context, and does nothing");
+	memcpy(memory, ring_of(ctx), page);
+	ok(submit_nothing((uintptr_t)memory) == -EINVAL && submit_nothing(ctx + page) == -EINVAL &&
+		submit_nothing(0) == -EINVAL,
+	    "... EINVAL of memory that looks like one, of what lies behind one, and of 0");
+	io_destroy(gone);
+	ok(submit_nothing(gone) == -EINVAL, "... of one that is destroyed");
+	pid = fork_mortal();
+	if (!pid)
+		_exit(submit_nothing(ctx) != -EINVAL);
+	ok(waitpid(pid, &status, 0) == pid && !status, "... and of one that is only inherited");
+}
+
 /* ---- the end ---- */
 
 static void test_destroy_neighbour(void)
@@ -502,6 +554,49 @@ static void test_helpers(void)
 	ok(reaped == HELPERS && gone == HELPERS,
 	    "processes that share its memory destroy a process's contexts, all at once");
 	ok(hidden == HELPERS, "... and with exit signal 0 only __WALL shows them to wait");
+}
+
+static volatile sig_atomic_t children;
+
+static void count_child(int signal)
+{
+	children += signal == SIGCHLD;
+}
+
+/* A process that ends at once, with exit signal 0: 1 if it must be waited for, and can be. */
+static int is_silent(char *stack)
+{
+	pid_t pid = clone(destroy_one, stack, CLONE_VM | CLONE_FILES | CLONE_FS, &doomed[0]);
+	int status;
+
+	/* A while, in which it would have been reaped if it were like others. */
+	for (int ms = 0; ms < 20; ms++)
+		tick();
+	return pid > 0 && waitpid(pid, &status, __WALL) == pid && WIFEXITED(status);
+}
+
+static void test_silent_helpers(void)
+{
+	struct sigaction count = {.sa_handler = count_child}, none = {.sa_flags = SA_NOCLDWAIT};
+	char *stack = (char *)map_guarded(65536) + 65536;
+	int status;
+	pid_t pid;
+
+	sigaction(SIGCHLD, &count, NULL);
+	ok(is_silent(stack) && !children, "a process with exit signal 0 ends without SIGCHLD");
+	signal(SIGCHLD, SIG_IGN);
+	ok(is_silent(stack), "... and is there to be waited for with SIGCHLD ignored");
+	none.sa_handler = SIG_DFL;
+	sigaction(SIGCHLD, &none, NULL);
+	ok(is_silent(stack), "... and with SA_NOCLDWAIT");
+	pid = (pid_t)syscall(__NR_clone, 0L, 0L, 0L, 0L, 0L);
+	if (!pid)
+		_exit(7);
+	ok(pid > 0 && waitpid(pid, &status, __WALL) == pid && status == 7 << 8,
+	    "a stack pointer of 0 gives it the caller's");
+	errno = 0;
+	ok(waitpid(getpid(), NULL, WNOHANG | __WALL) < 0 && errno == ECHILD,
+	    "waiting for oneself ends in ECHILD");
 }
 
 /* ---- draining ---- */
@@ -626,6 +721,52 @@ static void test_drain(void)
 	    "... and nothing else");
 }
 
+/* Two rings in one pipe whose end to write to is closed when they are destroyed. */
+static void test_drain_shared(void)
+{
+	static struct iocb iocbs[2 * POLLS];
+	char *content = filled(2 * (size_t)len_of(new_ring(1)), 0x33);
+	unsigned cancelled = 0;
+	size_t len = 0, done = 0;
+	aio_context_t ctx[2];
+	int fds[2];
+
+	if (pipe(fds))
+		_exit(1);
+	for (unsigned r = 0; r < 2; r++) {
+		struct iovec vec;
+
+		ctx[r] = new_ring(1);
+		len = (size_t)len_of(ctx[r]);
+		complete(ctx[r], 3 + r, 40 + r);
+		for (unsigned i = 0; i < POLLS; i++) {
+			struct iocb *poll = &iocbs[r * POLLS + i];
+
+			iocb_poll(poll, silent[0], POLLIN, r * POLLS + i);
+			submit_one(ctx[r], poll);
+		}
+		vec = (struct iovec){ring_of(ctx[r]), len};
+		if (vmsplice(fds[1], &vec, 1, SPLICE_F_NONBLOCK) != (ssize_t)len)
+			_exit(1);
+		ctx[r] = (uintptr_t)move(ctx[r], len, reserve(len));
+	}
+	close(fds[1]);
+	if (io_destroy(ctx[0]) || io_destroy(ctx[1]))
+		_exit(1);
+	while (done < 2 * len) {
+		ssize_t n = read(fds[0], content + done, 2 * len - done);
+
+		if (n <= 0)
+			_exit(1);
+		done += (size_t)n;
+	}
+	for (unsigned r = 0; r < 2; r++)
+		for (uint32_t i = 3 + r; i < 3 + r + POLLS; i++)
+			cancelled += slots_of(content + r * len)[i].data / POLLS == r;
+	ok(cancelled == 2 * POLLS && read(fds[0], content, 1) == 0,
+	    "rings share a pipe, whose end to write to may be closed, and may be moved meanwhile");
+}
+
 static void test_drain_reads(void)
 {
 	static struct drain drain;
@@ -747,6 +888,20 @@ static void test_pipe_size(void)
 		    "... up to fs.pipe-max-size without privileges");
 }
 
+static void test_pipe_pages(void)
+{
+	int fds[2];
+
+	if (use_up_pipes()) {
+		skip("pipes of two pages", "the limit of a user's pipes cannot be reached here");
+		return;
+	}
+	ok(!pipe(fds) && fcntl(fds[0], F_GETPIPE_SZ) == 2 * (int)page,
+	    "whoever has as many pages in pipes as he may have gets pipes of two pages");
+	ok(fcntl(fds[0], F_SETPIPE_SZ, 16 * page) == -1 && errno == EPERM,
+	    "... and none that is larger: EPERM");
+}
+
 /* ---- memory ---- */
 
 static void test_memory(void)
@@ -863,6 +1018,8 @@ static const struct {
     {"slots of two CPUs", test_usable_of_two},
     {"the id", test_id},
     {"moving", test_move},
+    {"moving back", test_move_back},
+    {"looking up", test_lookup},
     {"the length", test_length_stays},
     {"moving a part", test_move_part},
     {"moving a split ring", test_move_split},
@@ -871,11 +1028,14 @@ static const struct {
     {"io_destroy and a neighbour", test_destroy_neighbour},
     {"io_destroy and a sealed page", test_destroy_sealed},
     {"helpers", test_helpers},
+    {"silent helpers", test_silent_helpers},
     {"draining", test_drain},
+    {"draining through one pipe", test_drain_shared},
     {"draining direct reads", test_drain_reads},
     {"draining and eventfds", test_eventfd},
     {"io_cancel", test_cancel},
     {"pipes", test_pipe_size},
+    {"pipes of two pages", test_pipe_pages},
     {"memory", test_memory},
     {"fork", test_fork},
 };

@@ -3,6 +3,8 @@
 #ifndef TEST_FACTS_H
 #define TEST_FACTS_H
 
+#include <grp.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 
 #include "blob.h"
@@ -129,6 +131,34 @@ static inline int open_direct(void)
 			return fd;
 	}
 	return -1;
+}
+
+/*
+ * Becomes a user without privileges who has as many pages in pipes as he may have
+ * (fs.pipe-user-pages-soft): his next pipes have two pages. -1: that cannot be had here.
+ */
+static inline int use_up_pipes(void)
+{
+	long soft = read_number("/proc/sys/fs/pipe-user-pages-soft");
+	long most = read_number("/proc/sys/fs/pipe-max-size");
+	uid_t user = 50000 + (uid_t)getpid() % 10000; /* has none yet */
+	const struct rlimit many = {4096, 4096};
+	int fds[2], size = 0;
+
+	if (soft <= 0 || most <= 0 || soft > 1000 * (most / (long)page) ||
+	    setrlimit(RLIMIT_NOFILE, &many) || setgroups(0, NULL) || setresgid(user, user, user) ||
+	    setresuid(user, user, user))
+		return -1;
+	do
+		if (pipe(fds))
+			return -1;
+	while (fcntl(fds[0], F_SETPIPE_SZ, most) >= 0);
+	for (int tries = 0; tries < 40 && size != 2 * (int)page; tries++) {
+		if (pipe(fds))
+			return -1;
+		size = fcntl(fds[0], F_GETPIPE_SZ);
+	}
+	return size == 2 * (int)page ? 0 : -1;
 }
 
 /* How such a test starts; returns -1 if it cannot. */

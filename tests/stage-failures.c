@@ -4,7 +4,6 @@
  * rings are where they were, live, with their handles, content and what is in flight; nothing has
  * leaked; the block says what failed; and once the reason is gone the same call succeeds.
  */
-#include <grp.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
@@ -744,29 +743,6 @@ static void test_no_mappings(void)
 /* ---- small pipes ---- */
 
 #define SMALL 1600 /* rings: more than pipes of two pages can take that a page of scratch names */
-
-/* As many pages in pipes as a user may have: his next pipes have two pages. */
-static int use_up_pipes(void)
-{
-	long soft = read_number("/proc/sys/fs/pipe-user-pages-soft");
-	long most = read_number("/proc/sys/fs/pipe-max-size");
-	uid_t user = 50000 + (uid_t)getpid() % 10000; /* has none yet */
-	const struct rlimit many = {4096, 4096};
-	int fds[2], size = 0;
-
-	if (soft <= 0 || most <= 0 || soft > 1000 * (most / (long)page) ||
-	    setrlimit(RLIMIT_NOFILE, &many) || setgroups(0, NULL) || setresgid(user, user, user) ||
-	    setresuid(user, user, user))
-		return -1;
-	do
-		new_pipe(fds);
-	while (fcntl(fds[0], F_SETPIPE_SZ, most) >= 0);
-	for (int tries = 0; tries < 40 && size != 2 * (int)page; tries++) {
-		new_pipe(fds);
-		size = fcntl(fds[0], F_GETPIPE_SZ);
-	}
-	return size == 2 * (int)page ? 0 : -1;
-}
 
 static void test_small_pipes(void)
 {
