@@ -12,6 +12,7 @@ use Build;
 my $tool = "$BUILD/aio-restorer";
 my $host = make_var('HOST_ARCH');
 my @others = grep { $_ ne $host } split ' ', make_var('BLOB_ARCHES');
+my %numbers = (restore => 1, stage => 2);
 my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc32);
 my $dir = tempdir('aior-emit-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 
@@ -24,12 +25,13 @@ sub run {
 
 plan skip_all => "$tool is not built" unless -x $tool;
 
-# Of the architecture that is being looked at: the compiler's prefix, how programs are made that run
+# Of the architecture and the blob that are being looked at: the compiler's prefix, how programs are made that run
 # here (undef: they do not), the blob as each format has it, its bytes, and what its header says.
-my ($arch, $prefix, $static, %file, $bin, %fact, $facts);
+my ($arch, $op, $what, $prefix, $static, %file, $bin, %fact, $facts);
 
 sub choose {
-    ($arch) = @_;
+    ($arch, $op) = @_;
+    $what = "$arch, $op";
     $prefix = make_var("$arch.prefix");
     $static = '';
     spew("$dir/true.c", "int main(void)\n{\n\treturn 0;\n}\n");
@@ -38,15 +40,16 @@ sub choose {
     }
     for my $format (qw(bin c obj json)) {
         $file{$format} = "$dir/blob.$format";
-        is(run("$tool emit --arch $arch --blob restore --format $format -o $file{$format}"), '', "$arch: $format: written, and nothing said");
-        is(run("$tool emit --arch $arch --blob restore --format $format > $dir/again"), '', "$arch: $format: to standard output");
-        ok(slurp($file{$format}) eq slurp("$dir/again"), "$arch: $format: twice the same bytes");
+        is(run("$tool emit --arch $arch --blob $op --format $format -o $file{$format}"), '', "$what: $format: written, and nothing said");
+        is(run("$tool emit --arch $arch --blob $op --format $format > $dir/again"), '', "$what: $format: to standard output");
+        ok(slurp($file{$format}) eq slurp("$dir/again"), "$what: $format: twice the same bytes");
     }
-    $bin = slurp("$BUILD/blob-restore-$arch.bin");
-    ok(slurp($file{bin}) eq $bin, "$arch: bin: the blob that was built");
+    $bin = slurp("$BUILD/blob-$op-$arch.bin");
+    ok(slurp($file{bin}) eq $bin, "$what: bin: the blob that was built");
     @fact{@fields} = unpack 'x8 V12', $bin;
-    is($fact{size}, length $bin, "$arch: the header says its size");
-    is($fact{arch}, { x86_64 => 1, i386 => 2, aarch64 => 3, riscv64 => 4 }->{$arch}, "$arch: and its architecture");
+    is($fact{size}, length $bin, "$what: the header says its size");
+    is($fact{op}, $numbers{$op}, "$what: and its operation");
+    is($fact{arch}, { x86_64 => 1, i386 => 2, aarch64 => 3, riscv64 => 4 }->{$arch}, "$what: and its architecture");
     $facts = join ' ', map { $fact{$_} } grep { !/^(arch|op)$/ } @fields;
 }
 
@@ -57,8 +60,8 @@ sub program_says {
 }
 
 sub test_c {
-    my $name = "aior_restore_$arch";
-    my @macros = map { "AIOR_RESTORE_\U$arch\E_" . uc } grep { !/^(arch|op)$/ } @fields;
+    my $name = "aior_${op}_$arch";
+    my @macros = map { "AIOR_\U${op}_$arch\E_" . uc } grep { !/^(arch|op)$/ } @fields;
     my $format = join ' ', ('%u') x @macros;
     my $flags = $static // '-static';
     spew("$dir/use.c", <<C);
@@ -77,16 +80,16 @@ C
         my ($program) = split ' ', $compiler;
         SKIP: {
             skip("no $program here", 2) if run("command -v $program") =~ /^exit/;
-            is(run("$compiler -Wall -Wextra -Werror $flags -o $dir/use $dir/use.c"), '', "$arch: c: taken by $compiler");
-            program_says("$dir/use 2>$dir/bytes", "$facts\n", "$arch: c: the facts, by $compiler");
+            is(run("$compiler -Wall -Wextra -Werror $flags -o $dir/use $dir/use.c"), '', "$what: c: taken by $compiler");
+            program_says("$dir/use 2>$dir/bytes", "$facts\n", "$what: c: the facts, by $compiler");
         }
     }
-    ok(slurp("$dir/bytes") eq $bin, "$arch: c: the bytes") if defined $static;
+    ok(slurp("$dir/bytes") eq $bin, "$what: c: the bytes") if defined $static;
 }
 
 # An object, linked into a program.
 sub test_obj {
-    spew("$dir/call.c", <<'C');
+    my $source = <<'C';
 #include <stdio.h>
 #include <string.h>
 #include "restorer.h"
@@ -106,19 +109,21 @@ int main(void)
 	return 0;
 }
 C
+    $source =~ s/aior_restore_/aior_${op}_/g;
+    spew("$dir/call.c", $source);
     spew("$dir/blob.o", slurp($file{obj}));
     for my $how ($arch eq $host ? ('-no-pie', '-fPIE -pie') : '-no-pie -static') {
         # The sizes are absolute symbols: a program that may lie anywhere cannot take their addresses, nor
         # can one whose code model reaches its own data only.
-        my $source = slurp("$dir/call.c");
-        $source =~ s/\(size_t\)aior_restore_(size|stack|scratch)/(size_t)$fact{$1}/g if $how =~ /-fPIE/;
-        spew("$dir/call-how.c", $source);
-        is(run("${prefix}gcc -Wall -Werror -Ipie $how -Wl,--fatal-warnings -o $dir/call $dir/call-how.c $dir/blob.o"), '', "$arch: obj: linked, $how");
-        program_says("$dir/call 2>$dir/bytes", "0 16 -38 $fact{stack} $fact{scratch}\n", "$arch: obj: called, $how");
-        ok(slurp("$dir/bytes") eq $bin, "$arch: obj: the bytes, $how") if defined $static;
+        my $how_source = $source;
+        $how_source =~ s/\(size_t\)aior_${op}_(size|stack|scratch)/(size_t)$fact{$1}/g if $how =~ /-fPIE/;
+        spew("$dir/call-how.c", $how_source);
+        is(run("${prefix}gcc -Wall -Werror -Ipie $how -Wl,--fatal-warnings -o $dir/call $dir/call-how.c $dir/blob.o"), '', "$what: obj: linked, $how");
+        program_says("$dir/call 2>$dir/bytes", "0 16 -38 $fact{stack} $fact{scratch}\n", "$what: obj: called, $how");
+        ok(slurp("$dir/bytes") eq $bin, "$what: obj: the bytes, $how") if defined $static;
     }
-    is(run("readelf -rW $dir/blob.o") =~ /no relocations/ ? 1 : 0, 1, "$arch: obj: no relocation");
-    like(run("readelf -SW $dir/blob.o"), qr/\.note\.GNU-stack/, "$arch: obj: asks for no executable stack");
+    is(run("readelf -rW $dir/blob.o") =~ /no relocations/ ? 1 : 0, 1, "$what: obj: no relocation");
+    like(run("readelf -SW $dir/blob.o"), qr/\.note\.GNU-stack/, "$what: obj: asks for no executable stack");
 }
 
 # An object, linked into another blob. The two together are larger than one may be, which is not the
@@ -127,7 +132,7 @@ sub test_obj_in_blob {
     my $script = slurp('pie/blob.lds');
     $script =~ s/<= 4096/<= 8192/;
     spew("$dir/both.lds", $script);
-    spew("$dir/both.c", <<'C');
+    my $both = <<'C';
 #include "blob.h"
 __attribute__((visibility("hidden"))) blob_entry aior_restore_call;
 const struct aior_blob header __attribute__((section(".header"), used)) = {.magic = AIOR_BLOB_MAGIC};
@@ -136,6 +141,8 @@ int aior_main(struct aior_args *args, int jumped)
 	return jumped ? 1 : aior_restore_call(args);
 }
 C
+    $both =~ s/aior_restore_/aior_${op}_/g;
+    spew("$dir/both.c", $both);
     my $ldflags = make_var('BLOB_LDFLAGS');
     $ldflags =~ s{pie/blob\.lds}{$dir/both.lds};
     my ($cflags, $folder, $entry) = (make_var("$arch.cflags"), make_var("$arch.dir"), "$BUILD/$arch/entry.o");
@@ -146,11 +153,11 @@ C
         run("${prefix}gcc $cflags -c -o $entry $folder/entry-riscv64.s");
     }
     is(run("${prefix}gcc " . make_var('BLOB_CFLAGS') . " $cflags -Ipie -I$folder -c -o $dir/both.o $dir/both.c"), '',
-        "$arch: obj: another blob, compiled");
+        "$what: obj: another blob, compiled");
     is(run("${prefix}ld " . make_var("$arch.ldflags") . " $ldflags -o $dir/both.elf $dir/both.o $entry $dir/blob.o"), '',
-        "$arch: obj: another blob, linked with pie/blob.lds");
-    like(run("readelf -rW $dir/both.elf"), qr/no relocations/, "$arch: obj: another blob, no relocation");
-    unlike(run("readelf -SW $dir/both.elf"), qr/\.plt|\.data|\.bss/, "$arch: obj: another blob, no table");
+        "$what: obj: another blob, linked with pie/blob.lds");
+    like(run("readelf -rW $dir/both.elf"), qr/no relocations/, "$what: obj: another blob, no relocation");
+    unlike(run("readelf -SW $dir/both.elf"), qr/\.plt|\.data|\.bss/, "$what: obj: another blob, no table");
     spew("$dir/place.c", <<'C');
 #include <stdio.h>
 #include <sys/mman.h>
@@ -173,20 +180,20 @@ int main(int argc, char **argv)
 C
     my ($at) = run("nm $dir/both.elf") =~ /^([0-9a-f]+) \w enter_call$/m;
     is(run("${prefix}objcopy -O binary -j .blob $dir/both.elf $dir/both.bin && ${prefix}gcc ${\($static // '-static')} -Ipie -o $dir/place $dir/place.c"),
-        '', "$arch: obj: another blob, placed");
-    program_says("$dir/place $at $dir/both.bin", "0 16\n", "$arch: obj: another blob, called");
+        '', "$what: obj: another blob, placed");
+    program_says("$dir/place $at $dir/both.bin", "0 16\n", "$what: obj: another blob, called");
 }
 
 sub test_json {
     my $json = eval { decode_json(slurp($file{json})) };
-    ok($json, "$arch: json: parsed") or diag($@);
-    is_deeply([@$json{qw(format arch blob)}], [1, $arch, 'restore'], "$arch: json: what it is");
-    is(join(' ', map { $json->{$_} // '?' } grep { !/^(arch|op)$/ } @fields), $facts, "$arch: json: the facts");
-    ok(pack('H*', $json->{bytes}) eq $bin, "$arch: json: the bytes");
+    ok($json, "$what: json: parsed") or diag($@);
+    is_deeply([@$json{qw(format arch blob)}], [1, $arch, $op], "$what: json: what it is");
+    is(join(' ', map { $json->{$_} // '?' } grep { !/^(arch|op)$/ } @fields), $facts, "$what: json: the facts");
+    ok(pack('H*', $json->{bytes}) eq $bin, "$what: json: the bytes");
     return $json;
 }
 
-# What it says of the contract is the same for all: pie/restorer.h sees to it at build.
+# What it says of the contract is the same for all blobs of an architecture: pie/restorer.h sees to it at build.
 sub test_json_contract {
     my ($json) = @_;
     my $c = qq(#include <stdio.h>\n#include "restorer.h"\nint main(void)\n{\n);
@@ -204,19 +211,22 @@ sub test_json_contract {
         $expected .= "$constant $json->{constants}{$constant}\n";
     }
     spew("$dir/offsets.c", "$c\treturn 0;\n}\n");
-    is(run("${prefix}gcc ${\($static // '-static')} -Ipie -o $dir/offsets $dir/offsets.c"), '', "$arch: json: every field and constant is there");
-    program_says("$dir/offsets", $expected, "$arch: json: every size, offset and constant is the contract's");
+    is(run("${prefix}gcc ${\($static // '-static')} -Ipie -o $dir/offsets $dir/offsets.c"), '', "$what: json: every field and constant is there");
+    program_says("$dir/offsets", $expected, "$what: json: every size, offset and constant is the contract's");
     my @wanted = slurp('pie/restorer.h') =~ /^#define (AIOR_(?:F|END|STEP|RING|POLL|TABLE|ARCH)_\w+|AIOR_NO_RING|AIOR_ABI) /mg;
-    is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', "$arch: json: no constant is missing");
-    is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', "$arch: json: every structure");
+    is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', "$what: json: no constant is missing");
+    is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', "$what: json: every structure");
 }
 
 for my $each (@others, $host) {
-    choose($each);
-    test_c();
-    test_obj();
-    test_obj_in_blob();
-    test_json_contract(test_json());
+    for my $blob (sort keys %numbers) {
+        choose($each, $blob);
+        test_c();
+        test_obj();
+        test_obj_in_blob();
+        my $json = test_json();
+        test_json_contract($json) if $blob eq 'restore';
+    }
 }
 
 # The contract in other dialects.
