@@ -31,7 +31,8 @@ const char *aior_step_advice(uint32_t step, int err);
 struct aior_mapping {
 	uint64_t start, end, offset, inode;
 	uint32_t prot, major, minor;
-	int is_ring; /* a mapping of the kernel's AIO file */
+	int is_ring;           /* a mapping of the kernel's AIO file */
+	int is_private_memory; /* private and anonymous: staged memory, or a capsule, is that */
 };
 
 struct aior_process {
@@ -49,6 +50,15 @@ int aior_task_has_exited(pid_t task);
 /* Its mappings; freed with free(). */
 int aior_mappings(const struct aior_process *process, struct aior_mapping **mappings, size_t *count,
     struct aior_error *error);
+/*
+ * Calls `visit` for each mapping of a thread's process (0: the caller's), in ascending order, until it
+ * returns what is not 0, and returns that. Or -1 with errno. Without the heap and without a lock, for
+ * aior_stage_self().
+ */
+int aior_each_mapping(
+    pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data);
+/* Its pagemap (see proc_pid_pagemap(5)): a descriptor, or -1 with errno. */
+int aior_open_pagemap(pid_t task);
 /* Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. */
 int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data);
 /* The architecture of the program that it runs; 0: one that is not known. */

@@ -135,29 +135,115 @@ int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data)
 	return ret;
 }
 
+/* A number, and over the one character that ends it. */
+static uint64_t next_number(const char **at, int base)
+{
+	char *end;
+	uint64_t number = strtoull(*at, &end, base);
+
+	*at = *end ? end + 1 : end;
+	return number;
+}
+
+/* No file, and none of the kernel's own: what mmap(MAP_ANONYMOUS) and brk give. */
+static int is_anonymous(const struct aior_mapping *mapping, const char *name)
+{
+	return !mapping->major && !mapping->minor && !mapping->inode &&
+	       (!*name || !strcmp(name, "[heap]") || !strncmp(name, "[anon:", 6));
+}
+
 /* start-end perms offset major:minor inode path */
 static int parse_mapping(const char *line, struct aior_mapping *mapping)
 {
-	unsigned long long start, end, offset, inode;
-	char perms[5];
-	int path = 0;
+	const char *perms;
 
-	memset(mapping, 0, sizeof(*mapping));
-	if (sscanf(line, "%llx-%llx %4s %llx %x:%x %llu %n", &start, &end, perms, &offset,
-		&mapping->major, &mapping->minor, &inode, &path) != 7 ||
-	    end <= start)
+	mapping->start = next_number(&line, 16);
+	mapping->end = next_number(&line, 16);
+	perms = line;
+	if (mapping->end <= mapping->start || strlen(perms) < 5)
 		return -1;
-	mapping->start = start;
-	mapping->end = end;
-	mapping->offset = offset;
-	mapping->inode = inode;
+	line += 5;
+	mapping->offset = next_number(&line, 16);
+	mapping->major = (uint32_t)next_number(&line, 16);
+	mapping->minor = (uint32_t)next_number(&line, 16);
+	mapping->inode = next_number(&line, 10);
+	line += strspn(line, " ");
 	mapping->prot = (perms[0] == 'r' ? PROT_READ : 0) | (perms[1] == 'w' ? PROT_WRITE : 0) |
 			(perms[2] == 'x' ? PROT_EXEC : 0);
 	/* The kernel's own file system for AIO has no device. */
-	mapping->is_ring = !mapping->major && path &&
-			   (!strncmp(line + path, "/[aio] (deleted)\n", 17) ||
-			       !strncmp(line + path, "/[aio]\n", 7));
+	mapping->is_ring =
+	    !mapping->major && (!strcmp(line, "/[aio] (deleted)") || !strcmp(line, "/[aio]"));
+	mapping->is_private_memory = perms[3] == 'p' && is_anonymous(mapping, line);
 	return 0;
+}
+
+/* A file of a thread; 0: of the caller. */
+static int open_of_task(pid_t task, const char *name)
+{
+	char path[64];
+
+	if (task)
+		snprintf(path, sizeof(path), "/proc/%d/%s", (int)task, name);
+	else
+		snprintf(path, sizeof(path), "/proc/thread-self/%s", name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+int aior_open_pagemap(pid_t task)
+{
+	return open_of_task(task, "pagemap");
+}
+
+/* The maps as they are being read: the kernel gives a page of them at a time. */
+struct maps {
+	char text[4096];
+	size_t len;
+	int is_rest; /* of a line whose beginning is through: its name is longer than any of ours */
+};
+
+/* The whole lines of what has been read. What is left stays for the next read. */
+static int visit_lines(
+    struct maps *maps, int (*visit)(const struct aior_mapping *mapping, void *data), void *data)
+{
+	char *line = maps->text;
+	struct aior_mapping mapping;
+	int ret = 0;
+
+	while (!ret && *line) {
+		char *end = strchrnul(line, '\n');
+		int is_whole = !!*end;
+
+		if (!is_whole && (line > maps->text || maps->len < sizeof(maps->text) - 1))
+			break;
+		*end = '\0';
+		if (!maps->is_rest && !parse_mapping(line, &mapping))
+			ret = visit(&mapping, data);
+		maps->is_rest = !is_whole;
+		line = end + is_whole;
+	}
+	maps->len -= (size_t)(line - maps->text);
+	memmove(maps->text, line, maps->len);
+	return ret;
+}
+
+int aior_each_mapping(
+    pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data)
+{
+	struct maps maps = {.len = 0};
+	int fd = open_of_task(task, "maps"), ret = 0, err;
+	ssize_t n = 0;
+
+	if (fd < 0)
+		return -1;
+	while (!ret && (n = read(fd, maps.text + maps.len, sizeof(maps.text) - 1 - maps.len)) > 0) {
+		maps.len += (size_t)n;
+		maps.text[maps.len] = '\0';
+		ret = visit_lines(&maps, visit, data);
+	}
+	err = errno;
+	close(fd);
+	errno = err;
+	return n < 0 ? -1 : ret;
 }
 
 static int not_allowed(const struct aior_process *process, int err, struct aior_error *error)
@@ -173,48 +259,44 @@ static int not_allowed(const struct aior_process *process, int err, struct aior_
 	    (int)process->pid, strerror(err));
 }
 
+/* What aior_mappings() gathers. */
+struct mapping_list {
+	struct aior_mapping *mappings;
+	size_t count, room;
+};
+
+static int keep_mapping(const struct aior_mapping *mapping, void *data)
+{
+	struct mapping_list *list = data;
+
+	if (list->count == list->room) {
+		size_t room = list->room ? 2 * list->room : 64;
+		struct aior_mapping *larger = reallocarray(list->mappings, room, sizeof(*larger));
+
+		if (!larger)
+			return ENOMEM;
+		list->mappings = larger;
+		list->room = room;
+	}
+	list->mappings[list->count++] = *mapping;
+	return 0;
+}
+
 int aior_mappings(const struct aior_process *process, struct aior_mapping **mappings, size_t *count,
     struct aior_error *error)
 {
-	size_t room = 0, line_room = 0;
-	char path[64], *line = NULL;
-	FILE *file;
+	struct mapping_list list = {NULL, 0, 0};
+	int err = aior_each_mapping(process->task, keep_mapping, &list);
 
 	*mappings = NULL;
 	*count = 0;
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)process->task);
-	file = fopen(path, "re");
-	if (!file)
-		return not_allowed(process, errno, error);
-	errno = 0;
-	while (getline(&line, &line_room, file) > 0) {
-		struct aior_mapping mapping;
-
-		if (parse_mapping(line, &mapping))
-			continue;
-		if (*count == room) {
-			struct aior_mapping *larger =
-			    reallocarray(*mappings, room ? 2 * room : 64, sizeof(*larger));
-
-			if (!larger) {
-				errno = ENOMEM;
-				break;
-			}
-			*mappings = larger;
-			room = room ? 2 * room : 64;
-		}
-		(*mappings)[(*count)++] = mapping;
-	}
-	free(line);
-	if (errno) {
-		int err = errno;
-
-		fclose(file);
-		free(*mappings);
-		*mappings = NULL;
+	if (err) {
+		err = err < 0 ? errno : err;
+		free(list.mappings);
 		return not_allowed(process, err, error);
 	}
-	fclose(file);
+	*mappings = list.mappings;
+	*count = list.count;
 	return 0;
 }
 
