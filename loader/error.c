@@ -73,7 +73,7 @@ static const struct {
 } steps[] = {
     [AIOR_STEP_NONE] = {"none", ""},
     [AIOR_STEP_ARGS] = {"args", "the argument block is not sound"},
-    [AIOR_STEP_RING] = {"ring", "its record or its staged content is not sound"},
+    [AIOR_STEP_RING] = {"ring", "its record, its mapping, its header or its context is not sound"},
     [AIOR_STEP_RESERVE] = {"reserve", "something else is mapped where it belongs"},
     [AIOR_STEP_PIPE] = {"pipe", "a pipe is needed: free a descriptor, or raise RLIMIT_NOFILE"},
     [AIOR_STEP_SETUP] = {"io_setup", "the kernel makes no more contexts: raise fs.aio-max-nr, or "
@@ -82,12 +82,13 @@ static const struct {
 				"more possible CPUs"},
     [AIOR_STEP_ADVANCE] = {"advance", "the kernel admits fewer requests than are pending in it"},
     [AIOR_STEP_POLL] = {"poll", "a poll that was in flight cannot be submitted again"},
-    [AIOR_STEP_MOVE] = {"move", "it cannot be moved onto its address: raise vm.max_map_count"},
+    [AIOR_STEP_MOVE] = {"move", "it cannot be moved: raise vm.max_map_count"},
     [AIOR_STEP_PROTECT] = {"protect", "it cannot be given its protection back"},
-    [AIOR_STEP_MEMORY] = {"memory", "there is no memory to stage it into"},
-    [AIOR_STEP_PIN] = {"pin", "its pages cannot be kept"},
+    [AIOR_STEP_MEMORY] = {"memory", "there is no memory to stage it into: free some, or raise "
+				    "RLIMIT_AS or vm.max_map_count"},
+    [AIOR_STEP_PIN] = {"pin", "its pages cannot be kept in a pipe: vmsplice must be allowed"},
     [AIOR_STEP_HELPER] = {"helper", "no helper can be started"},
-    [AIOR_STEP_DRAIN] = {"drain", "what is in flight does not end"},
+    [AIOR_STEP_DRAIN] = {"drain", "io_destroy must be allowed"},
     [AIOR_STEP_READ] = {"read", "it cannot be read back"},
     [AIOR_STEP_DONE] = {"done", ""},
 };
@@ -106,5 +107,26 @@ const char *aior_step_advice(uint32_t step, int err)
 	if (step == AIOR_STEP_RESERVE && err != EEXIST)
 		return "no process here can have it at that address, or none can have so many "
 		       "mappings (vm.max_map_count, vm.mmap_min_addr)";
+	if (step == AIOR_STEP_PIPE && err == ENOBUFS)
+		return "it takes more pipes than there is room for: give the blob more scratch "
+		       "memory";
 	return step < COUNT(steps) ? steps[step].advice : "";
+}
+
+const char *aior_errno_text(int err)
+{
+	const char *text = strerrordesc_np(err);
+
+	return text ? text : "an unknown error";
+}
+
+int aior_fail_blob(struct aior_error *error, const struct aior_args *args, const uint64_t *ring)
+{
+	const char *step = aior_step_name(args->step);
+	const char *why = aior_errno_text((int)args->err);
+	const char *advice = aior_step_advice(args->step, (int)args->err);
+
+	if (!ring)
+		return aior_fail(error, (int)args->err, step, "%s: %s: %s", step, why, advice);
+	return aior_fail_ring(error, (int)args->err, step, *ring, "%s: %s: %s", step, why, advice);
 }

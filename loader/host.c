@@ -25,9 +25,9 @@ int aior_get_host(struct aior_host *host, struct aior_error *error)
 	if (host->aio_errno)
 		return 0;
 	if (aior_read_number(nr, &host->aio_nr))
-		return aior_fail(error, errno, "host", "%s: %s", nr, strerror(errno));
+		return aior_fail(error, errno, "host", "%s: %s", nr, aior_errno_text(errno));
 	if (aior_read_number(max_nr, &host->aio_max_nr))
-		return aior_fail(error, errno, "host", "%s: %s", max_nr, strerror(errno));
+		return aior_fail(error, errno, "host", "%s: %s", max_nr, aior_errno_text(errno));
 	return 0;
 }
 
@@ -99,48 +99,69 @@ static int check_arch(uint32_t arch, struct aior_error *error)
 	return 0;
 }
 
-int aior_check_host(const struct aior_image *image, struct aior_error *error)
+int aior_begin_check(struct aior_host_check *check, struct aior_error *error)
 {
-	struct aior_host host;
-	uint64_t requests = 0;
-	size_t refused = 0;
+	const struct aior_host *host = &check->host;
 
+	memset(check, 0, sizeof(*check));
+	check->error = error;
 	if (error)
 		memset(error, 0, sizeof(*error));
-	if (aior_get_host(&host, error))
+	if (aior_get_host(&check->host, error))
 		return -1;
-	if (check_arch(image->arch, error))
-		return -1;
-	if (host.aio_errno)
+	if (host->aio_errno)
 		return aior_refuse(error,
 		    "AIO does not work here: io_destroy says %s (a kernel without CONFIG_AIO, or a "
 		    "sandbox that forbids it)",
-		    strerror(host.aio_errno));
-	for (size_t i = 0; i < image->ring_count; i++) {
-		struct aior_error *where = refused < MOST_LINES ? error : NULL;
+		    aior_errno_text(host->aio_errno));
+	return 0;
+}
 
-		if (image->rings[i].state != AIOR_DAMAGED && image->arch == aior_host_arch() &&
-		    !is_addressable(&image->rings[i])) {
-			aior_refuse(where,
-			    "ring 0x%llx: no process of this host can have that address: it comes "
-			    "from a kernel with a larger address space",
-			    (unsigned long long)image->rings[i].addr);
-			refused++;
-		} else {
-			refused += !!check_ring(&image->rings[i], &host, where);
-		}
-		requests += aio_ring_smallest_n((uint32_t)image->rings[i].len, host.page_size);
+void aior_check_ring(
+    struct aior_host_check *check, const struct aior_ring *ring, int may_lie_nowhere)
+{
+	struct aior_error *where = check->refused < MOST_LINES ? check->error : NULL;
+
+	check->requests += aio_ring_smallest_n((uint32_t)ring->len, check->host.page_size);
+	if (may_lie_nowhere && ring->state != AIOR_DAMAGED && !is_addressable(ring)) {
+		aior_refuse(where,
+		    "ring 0x%llx: no process of this host can have that address: it comes from a "
+		    "kernel with a larger address space",
+		    (unsigned long long)ring->addr);
+		check->refused++;
+	} else {
+		check->refused += !!check_ring(ring, &check->host, where);
 	}
-	if (refused > MOST_LINES)
-		aior_refuse(error, "... and %zu more rings", refused - MOST_LINES);
-	if (host.aio_nr + requests > host.aio_max_nr) {
-		aior_refuse(error,
+}
+
+int aior_end_check(struct aior_host_check *check)
+{
+	const struct aior_host *host = &check->host;
+
+	if (check->refused > MOST_LINES)
+		aior_refuse(check->error, "... and %zu more rings", check->refused - MOST_LINES);
+	if (host->aio_nr + check->requests > host->aio_max_nr) {
+		aior_refuse(check->error,
 		    "the rings need %llu of fs.aio-max-nr, and %llu of its %llu are in use: "
 		    "raise it (sysctl fs.aio-max-nr=%llu)",
-		    (unsigned long long)requests, (unsigned long long)host.aio_nr,
-		    (unsigned long long)host.aio_max_nr,
-		    (unsigned long long)(host.aio_nr + requests));
-		refused++;
+		    (unsigned long long)check->requests, (unsigned long long)host->aio_nr,
+		    (unsigned long long)host->aio_max_nr,
+		    (unsigned long long)(host->aio_nr + check->requests));
+		check->refused++;
 	}
-	return refused ? -1 : 0;
+	return check->refused ? -1 : 0;
+}
+
+int aior_check_host(const struct aior_image *image, struct aior_error *error)
+{
+	struct aior_host_check check;
+	int is_own = image->arch == aior_host_arch();
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	if (check_arch(image->arch, error) || aior_begin_check(&check, error))
+		return -1;
+	for (size_t i = 0; i < image->ring_count; i++)
+		aior_check_ring(&check, &image->rings[i], is_own);
+	return aior_end_check(&check);
 }

@@ -25,6 +25,10 @@ int aior_refuse(struct aior_error *error, const char *format, ...)
 /* The word for an AIOR_STEP_…, and what to do about a failure in it. */
 const char *aior_step_name(uint32_t step);
 const char *aior_step_advice(uint32_t step, int err);
+/* Fails as a blob says that it did; `ring` is the address of the one it names, or NULL. */
+int aior_fail_blob(struct aior_error *error, const struct aior_args *args, const uint64_t *ring);
+/* As strerror(), but never translated: so it needs no heap and no lock. */
+const char *aior_errno_text(int err);
 
 /* proc.c */
 
@@ -72,6 +76,25 @@ int aior_current_call(pid_t tid, uint64_t *first);
 long aior_status_number(pid_t tid, const char *key);
 int aior_read_number(const char *path, uint64_t *number);
 uint32_t aior_possible_cpus(void);
+
+/* host.c */
+
+/*
+ * A check of this host, ring by ring: begin, each ring, end. What is in the way is gathered in
+ * `error` as aior_check_host() says. Without the heap and without a lock.
+ */
+struct aior_host_check {
+	struct aior_host host;
+	struct aior_error *error;
+	uint64_t requests; /* of fs.aio-max-nr */
+	size_t refused;
+};
+
+int aior_begin_check(struct aior_host_check *check, struct aior_error *error);
+/* `may_lie_nowhere`: its address may be one that no process of this host can have. */
+void aior_check_ring(
+    struct aior_host_check *check, const struct aior_ring *ring, int may_lie_nowhere);
+int aior_end_check(struct aior_host_check *check);
 
 /* stop.c */
 

@@ -373,19 +373,6 @@ static int take_ring(struct reader *reader, struct aior_ring *ring, struct aior_
 	return 0;
 }
 
-static int blob_failed(
-    const struct aior_image *image, const struct aior_args *args, struct aior_error *error)
-{
-	const char *step = aior_step_name(args->step);
-	const char *advice = aior_step_advice(args->step, (int)args->err);
-
-	if (args->ring >= image->ring_count)
-		return aior_fail(error, (int)args->err, step, "%s: %s: %s", step,
-		    strerror((int)args->err), advice);
-	return aior_fail_ring(error, (int)args->err, step, image->rings[args->ring].addr,
-	    "%s: %s: %s", step, strerror((int)args->err), advice);
-}
-
 static int take_result(const struct aior_image *image, struct reader *reader, int status,
     struct aior_image *result, struct aior_error *error)
 {
@@ -409,7 +396,8 @@ static int take_result(const struct aior_image *image, struct reader *reader, in
 		if (take(reader, &record, sizeof(record)))
 			return aior_fail(error, EIO, "run", "the fresh process did not say all");
 	if (args.err)
-		return blob_failed(image, &args, error);
+		return aior_fail_blob(error, &args,
+		    args.ring < image->ring_count ? &image->rings[args.ring].addr : NULL);
 	for (size_t i = 0; i < image->ring_count; i++) {
 		struct aior_ring *ring = aior_add_ring(result);
 
