@@ -54,7 +54,7 @@ OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
-	$(addprefix loader/,error.c proc.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c)
+	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 
 .PHONY: all blobs blobs-said tests check check-qemu run-tests demo format clean
@@ -111,9 +111,11 @@ define host_rules
 $(2)_objs := $(LIB_SRCS:%.c=$(2)/%.o) $(patsubst %.c,$(2)/%.o,$($(1).srcs))
 $(2)/%.o: %.c Makefile
 	$$(Q)mkdir -p $$(@D)
-	$$(Q)$(3) $(CPPFLAGS_COMMON) -I$($(1).dir) $(CPPFLAGS) $(CFLAGS_COMMON) $(4) -fPIC -fvisibility=hidden -MMD -MP -c -o $$@ $$<
+	$$(Q)$(3) $(CPPFLAGS_COMMON) -I$($(1).dir) -DBLOB_DIR='"$(BUILD)"' -DBLOB_ARCH='"$(1)"' \
+		$(CPPFLAGS) $(CFLAGS_COMMON) $(4) -fPIC -fvisibility=hidden -MMD -MP -c -o $$@ $$<
 
 $(2)/loader/blobs.o: $(BUILD)/blobs.inc
+$(2)/loader/self.o: $(BUILD)/blob-stage-$(1).bin $(BUILD)/blob-restore-$(1).bin
 
 $(2)/libaio-restorer.a: $$($(2)_objs)
 	$$(Q)rm -f $$@ && ar rcD $$@ $$^

@@ -146,6 +146,66 @@ struct aior_host {
 /* Fails with the errno of what could not be read. */
 AIOR_PUBLIC int aior_get_host(struct aior_host *host, struct aior_error *error);
 
+/*
+ * A process stages and restores its own rings. A program calls aior_stage_self() before it is to be
+ * checkpointed, with whatever tool, and aior_restore_self() when it goes on, wherever that is.
+ *
+ * Meanwhile its other threads must stand still, and from the one call to the other no thread may use
+ * AIO: the handles are those of no context. They may stand anywhere, with any lock of libc held:
+ * these functions need no heap, no stream and no lock. They take 64 KiB of stack.
+ */
+
+/*
+ * A poll that was in flight and could not be submitted again, or that could not be as things are when it
+ * is staged: its event has, or will have, `res` POLLNVAL.
+ */
+struct aior_lost_poll {
+	uint64_t ring; /* the handle */
+	uint64_t iocb; /* address of the struct iocb that was submitted */
+	uint64_t data; /* its aio_data */
+	int err;       /* EFAULT: the iocb is not mapped; ESTALE: it holds something else; else what
+			* a submission says: EBADF, the descriptor is closed */
+};
+
+struct aior_report {
+	size_t ring_count;      /* rings staged, or restored */
+	size_t inherited_count; /* stage: mappings of rings that are not this process's own, but its
+				 * parent's (fork): left alone */
+	size_t pending;         /* events pending in those rings, those of lost polls apart */
+	size_t drained;         /* stage: of them, those of requests that were in flight */
+	size_t poll_count;      /* polls remembered, or submitted again */
+	size_t lost_count;      /* of them, those that cannot be: one by one in */
+	struct aior_lost_poll *lost; /* ... here */
+	size_t lost_len;             /* of its mapping, for aior_report_free() */
+};
+
+/*
+ * Turns all live rings of this process into plain memory, in place, and waits for all requests in
+ * flight; polls are cancelled and remembered. All that aior_restore_self() needs lies in one mapping,
+ * the capsule. No live ring is no error, and nothing is done; `report` says 0 then. `report` may be NULL;
+ * otherwise free it with aior_report_free().
+ *
+ * Fails, and all is as it was: EBUSY (there is a capsule of rings that were staged before, and live
+ * rings besides: restore first), EINVAL (a ring is damaged, or in several mappings), EMFILE or ENFILE
+ * (no pipe), ENOMEM, EPERM (a system call is forbidden); for others the message says more. A failure
+ * whose message says that the contexts are gone is the one exception: it takes a kernel that does not
+ * give back what is in a pipe.
+ *
+ * It takes as long as the requests in flight take; that has no limit.
+ */
+AIOR_PUBLIC int aior_stage_self(struct aior_report *report, struct aior_error *error);
+
+/*
+ * Turns them back into live rings with the same handles, submits the polls again, and unmaps the
+ * capsule. No capsule is no error. Fails as aior_check_host() and as the restore blob do, and with
+ * EINVAL or EFAULT if the capsule or the staged memory is damaged, or there are two capsules; ENOTSUP
+ * if a newer release made it. All is as it was then, and it can be called again.
+ */
+AIOR_PUBLIC int aior_restore_self(struct aior_report *report, struct aior_error *error);
+
+/* Frees what a report holds; one that is all 0 holds nothing. */
+AIOR_PUBLIC void aior_report_free(struct aior_report *report);
+
 #ifdef __cplusplus
 }
 #endif

@@ -124,6 +124,37 @@ int aior_can_execute(uint32_t arch);
 int aior_read_rings(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error);
 
+/* capsule.c */
+
+/* A capsule, and the table that heads it. */
+struct aior_capsule {
+	uint64_t addr;
+	uint64_t room; /* from there to the end of its mapping */
+	uint32_t prot; /* of the mapping */
+	struct aior_table table;
+};
+
+/*
+ * Looks for a capsule in the memory of a thread's process (0: the caller's), and reads its table,
+ * which is not checked yet. Returns 1 if there is one, 0 if there is none, -1 if nobody can tell; EINVAL:
+ * there are several.
+ *
+ * Since it is staged between two pages that cannot be touched, it is the beginning of a mapping: the
+ * first bytes of every mapping are enough to find it. If it is not there, somebody may have put memory
+ * into the place of those pages, and mappings have merged: then every page is looked at, up to a limit
+ * of some milliseconds (capsule.c says which), as far as /proc/PID/pagemap can be had.
+ */
+int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error);
+/* Whether the table is that of a staged process on `arch` which can be restored here. */
+int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
+/* The same of its records; `bytes` is the capsule, or a copy of it, of `total` bytes. */
+int aior_check_records(
+    const struct aior_capsule *capsule, const void *bytes, struct aior_error *error);
+const struct aior_ring_record *aior_capsule_ring(
+    const struct aior_table *table, const void *bytes, uint32_t i);
+const struct aior_poll_record *aior_capsule_poll(
+    const struct aior_table *table, const void *bytes, uint32_t i);
+
 /* image.c */
 
 /* Adds a ring; NULL if there is no memory. */

@@ -1,0 +1,706 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A process stages and restores its own rings. Its other threads stand still wherever they were, with
+ * whatever lock of libc: so nothing here, nor what it calls, takes memory from the heap, uses stdio's
+ * streams, or waits for a lock.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/*
+ * This architecture's blobs as code of the library, so that nothing need be made executable, which
+ * not every process may do (PR_SET_MDWE, SELinux's execmem). BLOB_DIR and BLOB_ARCH are the Makefile's.
+ */
+#define OWN_BLOB(op)                                                                               \
+	__asm__(".pushsection .text.aior_blobs, \"ax\", %progbits\n"                               \
+		".balign 16\n"                                                                     \
+		".globl aior_own_" op "\n"                                                         \
+		".hidden aior_own_" op "\n"                                                        \
+		".type aior_own_" op ", %object\n"                                                 \
+		"aior_own_" op ":\n"                                                               \
+		".incbin \"" BLOB_DIR "/blob-" op "-" BLOB_ARCH ".bin\"\n"                         \
+		".size aior_own_" op ", . - aior_own_" op "\n"                                     \
+		".popsection\n")
+
+OWN_BLOB("stage");
+OWN_BLOB("restore");
+extern const struct aior_blob aior_own_stage __attribute__((visibility("hidden")));
+extern const struct aior_blob aior_own_restore __attribute__((visibility("hidden")));
+
+/* The more, the more pipes may be had for staging, and the larger are the batches of restoring. */
+#define SCRATCH_BYTES 65536
+
+static size_t page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static uint64_t whole_pages(uint64_t bytes)
+{
+	return (bytes + page_size() - 1) & ~(uint64_t)(page_size() - 1);
+}
+
+/* Memory, or NULL with errno. */
+static void *map(void *at, uint64_t len, int prot, int flags)
+{
+	void *got = MAP_FAILED;
+
+	if (len <= SIZE_MAX)
+		got = mmap(at, (size_t)len, prot, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+	else
+		errno = ENOMEM;
+	return got == MAP_FAILED ? NULL : got;
+}
+
+static int call_blob(const struct aior_blob *blob, struct aior_args *args)
+{
+	int (*entry)(struct aior_args *) =
+	    (int (*)(struct aior_args *))((uintptr_t)blob + blob->call);
+
+	args->err = ENOSYS; /* a blob that does not know the block does not touch it */
+	return entry(args);
+}
+
+/*
+ * What neither a signal's handler nor a cancellation may come between, since both could find half of
+ * the rings gone. The calls in between are points of cancellation.
+ */
+struct quiet {
+	sigset_t mask;
+	int cancel_state;
+};
+
+static void begin_quiet(struct quiet *quiet)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &quiet->cancel_state);
+	pthread_sigmask(SIG_SETMASK, &all, &quiet->mask);
+}
+
+static void end_quiet(const struct quiet *quiet)
+{
+	pthread_sigmask(SIG_SETMASK, &quiet->mask, NULL);
+	pthread_setcancelstate(quiet->cancel_state, NULL);
+}
+
+/* ---- the report ---- */
+
+/* Room for as many lost polls as there may be, before anything is done that cannot be undone. */
+static int reserve_lost(struct aior_report *report, uint64_t most, struct aior_error *error)
+{
+	uint64_t len = whole_pages(most * sizeof(*report->lost));
+
+	if (!most)
+		return 0;
+	report->lost = map(NULL, len, PROT_READ | PROT_WRITE, 0);
+	if (!report->lost)
+		return aior_fail(error, errno, "memory",
+		    "there is no memory for a list of %llu polls: %s", (unsigned long long)most,
+		    aior_errno_text(errno));
+	report->lost_len = (size_t)len;
+	return 0;
+}
+
+static void add_lost(struct aior_report *report, const struct aior_poll_record *poll, int err)
+{
+	report->lost[report->lost_count++] =
+	    (struct aior_lost_poll){poll->ring, poll->iocb, poll->data, err};
+}
+
+static void trim_lost(struct aior_report *report)
+{
+	size_t used = (size_t)whole_pages(report->lost_count * sizeof(*report->lost));
+
+	if (used < report->lost_len)
+		munmap((char *)report->lost + used, report->lost_len - used);
+	report->lost_len = used;
+	if (!used)
+		report->lost = NULL;
+}
+
+void aior_report_free(struct aior_report *report)
+{
+	if (report->lost_len)
+		munmap(report->lost, report->lost_len);
+	memset(report, 0, sizeof(*report));
+}
+
+/* ---- finding the rings ---- */
+
+struct ring_search {
+	struct aior_mapping ring;         /* that is being put together */
+	unsigned parts;                   /* of it; 0: there is none */
+	struct aior_ring_record *records; /* where they are listed; NULL: they are only counted */
+	uint32_t room, count;
+	uint64_t slots, pending;
+	size_t inherited;
+	struct aior_error *error;
+};
+
+static int list_ring(struct ring_search *search)
+{
+	const struct aior_mapping *mapping = &search->ring;
+	const struct aio_ring *ring = (const void *)(uintptr_t)mapping->start;
+	uint64_t len = mapping->end - mapping->start;
+	enum aio_ring_fault fault = aio_ring_check(ring, len);
+
+	if (fault != AIO_RING_OK)
+		return aior_fail_ring(search->error, EINVAL, "ring", mapping->start,
+		    "is damaged: %s", aior_fault_text(fault));
+	search->slots += ring->nr - 1;
+	search->pending += aio_ring_pending(ring->head, ring->tail, ring->nr);
+	if (search->records) {
+		if (search->count == search->room)
+			return aior_fail_ring(search->error, EBUSY, "ring", mapping->start,
+			    "has just been made: all other threads must stand still");
+		search->records[search->count] = (struct aior_ring_record){
+		    .addr = mapping->start, .len = len, .prot = mapping->prot};
+	}
+	search->count++;
+	return 0;
+}
+
+/*
+ * A submission of nothing looks the context up, and does no more (lookup_ioctx(), fs/aio.c). The kernel
+ * reads the header's `id` for that: so a ring whose owner has written over its `id` is nobody's, too;
+ * it cannot be used any more.
+ */
+static int judge_ring(struct ring_search *search)
+{
+	const struct aior_mapping *ring = &search->ring;
+	unsigned parts = search->parts;
+
+	search->parts = 0;
+	if (!parts)
+		return 0;
+	if (!(ring->prot & PROT_READ))
+		return aior_fail_ring(search->error, EINVAL, "ring", ring->start,
+		    "cannot be read, by the kernel neither: give it PROT_READ back (mprotect)");
+	if (ring->offset)
+		return aior_fail_ring(search->error, EINVAL, "ring", ring->start,
+		    "is a part of one whose first pages are not mapped: unmap it");
+	if (syscall(SYS_io_submit, (aio_context_t)ring->start, 0L, NULL)) {
+		if (errno != EINVAL)
+			return aior_fail_ring(search->error, errno, "ring", ring->start,
+			    "io_submit says %s: does a filter of system calls forbid it?",
+			    aior_errno_text(errno));
+		search->inherited++;
+		return 0;
+	}
+	if (parts > 1)
+		return aior_fail_ring(search->error, EINVAL, "ring", ring->start,
+		    "its mapping is in %u parts, and the kernel does not move such a ring whole: "
+		    "give them the same protection (mprotect)",
+		    parts);
+	return list_ring(search);
+}
+
+static int visit_ring(const struct aior_mapping *mapping, void *data)
+{
+	struct ring_search *search = data;
+	struct aior_mapping *ring = &search->ring;
+
+	if (!mapping->is_ring)
+		return 0;
+	if (search->parts && mapping->start == ring->end && mapping->inode == ring->inode &&
+	    mapping->minor == ring->minor &&
+	    mapping->offset == ring->offset + (ring->end - ring->start)) {
+		ring->end = mapping->end;
+		search->parts++;
+		return 0;
+	}
+	if (judge_ring(search))
+		return 1;
+	*ring = *mapping;
+	search->parts = 1;
+	return 0;
+}
+
+static int find_rings(struct ring_search *search)
+{
+	int ret = aior_each_mapping(0, visit_ring, search);
+
+	if (ret < 0)
+		return aior_fail(search->error, errno, "maps",
+		    "/proc/thread-self/maps cannot be read: %s (it takes /proc, and a free "
+		    "descriptor)",
+		    aior_errno_text(errno));
+	return ret || judge_ring(search) ? -1 : 0;
+}
+
+/* ---- stage ---- */
+
+/* A capsule that is being made. */
+struct making {
+	struct aior_table *table;
+	uint64_t len; /* whole pages; before and behind them, one that nobody may touch */
+	void *scratch;
+	uint32_t poll_room;
+};
+
+static char *guards_of(const struct making *making)
+{
+	return (char *)making->table - page_size();
+}
+
+static void unmake(const struct making *making)
+{
+	if (making->scratch)
+		munmap(making->scratch, SCRATCH_BYTES);
+	if (making->table)
+		munmap(guards_of(making), (size_t)making->len + 2 * page_size());
+}
+
+/*
+ * Everything that needs memory, before anything is touched, and the pages of it: the stage blob writes
+ * poll records behind the point of no return.
+ */
+static int make(struct making *making, const struct ring_search *search, struct aior_error *error)
+{
+	uint64_t polls =
+	    sizeof(struct aior_table) + (uint64_t)search->count * sizeof(struct aior_ring_record);
+	const int populated = MAP_FIXED | MAP_POPULATE;
+	char *area;
+
+	memset(making, 0, sizeof(*making));
+	making->poll_room = (uint32_t)search->slots;
+	making->len = whole_pages(polls + search->slots * sizeof(struct aior_poll_record));
+	if (making->poll_room != search->slots || polls > UINT32_MAX)
+		return aior_fail(error, E2BIG, "memory",
+		    "there are more slots than a capsule has room for: %llu",
+		    (unsigned long long)search->slots);
+	making->scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_POPULATE);
+	area = map(NULL, making->len + 2 * page_size(), PROT_NONE, MAP_NORESERVE);
+	if (area)
+		making->table = (void *)(area + page_size());
+	if (!making->scratch || !area ||
+	    !map(making->table, making->len, PROT_READ | PROT_WRITE, populated)) {
+		int err = errno;
+
+		unmake(making);
+		return aior_fail(error, err, "memory",
+		    "there is no memory for a capsule of %llu bytes: %s (free some, or raise "
+		    "RLIMIT_AS, RLIMIT_MEMLOCK or vm.max_map_count)",
+		    (unsigned long long)making->len, aior_errno_text(err));
+	}
+	*making->table = (struct aior_table){
+	    .magic = AIOR_TABLE_MAGIC,
+	    .abi = AIOR_ABI,
+	    .size = sizeof(struct aior_table),
+	    .total = polls,
+	    .state = AIOR_TABLE_PREPARED,
+	    .arch = aior_host_arch(),
+	    .page_size = (uint32_t)page_size(),
+	    .pid = (uint32_t)getpid(),
+	    .rings = sizeof(struct aior_table),
+	    .ring_count = search->count,
+	    .ring_stride = sizeof(struct aior_ring_record),
+	    .polls = (uint32_t)polls,
+	    .poll_stride = sizeof(struct aior_poll_record),
+	    .possible_cpus = aior_possible_cpus(),
+	};
+	return 0;
+}
+
+static struct aior_args args_for(struct aior_table *table, void *scratch)
+{
+	return (struct aior_args){
+	    .abi = AIOR_ABI,
+	    .size = sizeof(struct aior_args),
+	    .end = AIOR_END_RETURN,
+	    .rings = (uintptr_t)table + table->rings,
+	    .ring_count = table->ring_count,
+	    .ring_stride = table->ring_stride,
+	    .polls = (uintptr_t)table + table->polls,
+	    .poll_count = table->poll_count,
+	    .poll_stride = table->poll_stride,
+	    .page_size = table->page_size,
+	    .scratch = (uintptr_t)scratch,
+	    .scratch_len = SCRATCH_BYTES,
+	    .fd = -1,
+	};
+}
+
+/* Reads an iocb of the program's, which need not be there any more. */
+static int read_iocb(uint64_t addr, struct iocb *iocb)
+{
+	struct iovec to = {iocb, sizeof(*iocb)};
+	struct iovec from = {(void *)(uintptr_t)addr, sizeof(*iocb)};
+
+	return process_vm_readv((pid_t)syscall(SYS_gettid), &to, 1, &from, 1, 0) ==
+	       (ssize_t)sizeof(*iocb);
+}
+
+/* Why a poll that has been remembered cannot be submitted again as things are; 0 if it can. */
+static int why_lost(const struct aior_poll_record *poll)
+{
+	struct iocb iocb;
+
+	if (!read_iocb(poll->iocb, &iocb))
+		return EFAULT;
+	if (iocb.aio_lio_opcode != IOCB_CMD_POLL || iocb.aio_data != poll->data)
+		return ESTALE;
+	if (fcntl((int)iocb.aio_fildes, F_GETFD) < 0 ||
+	    (iocb.aio_flags & IOCB_FLAG_RESFD && fcntl((int)iocb.aio_resfd, F_GETFD) < 0))
+		return EBADF;
+	return 0;
+}
+
+/* Gives the room of polls that there were not back, but for a page behind the last record. */
+static void trim(const struct making *making)
+{
+	char *end = (char *)making->table + making->len;
+	char *last = (char *)making->table + whole_pages(making->table->total);
+
+	if (last == end)
+		return;
+	/* One mapping less, or as many: nothing is split. */
+	if (map(last, (uint64_t)(end - last), PROT_NONE, MAP_FIXED | MAP_NORESERVE))
+		munmap(last + page_size(), (size_t)(end - last));
+}
+
+/* What the blob has left behind after a failure. Returns -1. */
+static int stage_failed(const struct making *making, const struct aior_args *args, uint32_t state,
+    struct aior_error *error)
+{
+	const struct aior_table *table = making->table;
+	const struct aior_ring_record *named = NULL;
+
+	if (args->ring < table->ring_count)
+		named = aior_capsule_ring(table, table, args->ring);
+	aior_fail_blob(error, args, named ? &named->addr : NULL);
+	if (state != AIOR_TABLE_PREPARED) {
+		/* Behind the point of no return; there the blob reads pipes, and no more. */
+		aior_fail(error, (int)args->err, aior_step_name(args->step),
+		    "ring 0x%llx: could not be read back (%s), and all contexts are gone: what "
+		    "could be saved is in the capsule at 0x%llx",
+		    (unsigned long long)(named ? named->addr : 0), aior_errno_text((int)args->err),
+		    (unsigned long long)(uintptr_t)table);
+		return -1;
+	}
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *ring = aior_capsule_ring(table, table, i);
+
+		if (ring->aside)
+			aior_fail_ring(error, (int)args->err, aior_step_name(args->step),
+			    ring->addr,
+			    "was moved aside, and could not be moved back: it lies at 0x%llx, and "
+			    "this is its handle now (raise vm.max_map_count)",
+			    (unsigned long long)ring->aside);
+	}
+	unmake(making);
+	return -1;
+}
+
+static void report_stage(
+    struct aior_report *report, const struct aior_table *table, uint64_t pending_before)
+{
+	report->ring_count = table->ring_count;
+	report->poll_count = table->poll_count;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *ring = aior_capsule_ring(table, table, i);
+
+		report->pending +=
+		    aio_ring_pending(ring->head, ring->tail, aio_ring_nr((uint32_t)ring->len));
+	}
+	report->drained = report->pending - (size_t)pending_before;
+	for (uint32_t i = 0; i < table->poll_count; i++) {
+		const struct aior_poll_record *poll = aior_capsule_poll(table, table, i);
+		int err = why_lost(poll);
+
+		if (err)
+			add_lost(report, poll, err);
+	}
+	trim_lost(report);
+}
+
+static int stage_rings(struct making *making, struct aior_report *report, struct aior_error *error)
+{
+	struct aior_table *table = making->table;
+	struct ring_search search = {
+	    .records = (void *)((char *)table + table->rings),
+	    .room = table->ring_count,
+	    .error = error,
+	};
+	struct aior_args args = args_for(table, making->scratch);
+
+	if (find_rings(&search)) {
+		unmake(making);
+		return -1;
+	}
+	args.ring_count = search.count;
+	args.poll_room = making->poll_room;
+	args.capsule = (uintptr_t)table;
+	if (call_blob(&aior_own_stage, &args))
+		return stage_failed(making, &args, table->state, error);
+	table->total += (uint64_t)table->poll_count * table->poll_stride;
+	munmap(making->scratch, SCRATCH_BYTES);
+	trim(making);
+	report_stage(report, table, search.pending);
+	return 0;
+}
+
+static int stage(struct aior_report *report, struct aior_error *error)
+{
+	struct ring_search search = {.error = error};
+	struct aior_capsule capsule;
+	struct making making;
+	int found;
+
+	if (find_rings(&search))
+		return -1;
+	if (!search.count) {
+		report->inherited_count = search.inherited;
+		return 0;
+	}
+	found = aior_find_capsule(0, &capsule, error);
+	if (found < 0)
+		return -1;
+	if (found)
+		return aior_fail(error, EBUSY, "capsule",
+		    "there is a capsule already, at 0x%llx, of rings that were staged before: "
+		    "restore them first",
+		    (unsigned long long)capsule.addr);
+	if (reserve_lost(report, search.slots, error) || make(&making, &search, error) ||
+	    stage_rings(&making, report, error))
+		return -1;
+	report->inherited_count = search.inherited;
+	return 0;
+}
+
+/* ---- restore ---- */
+
+/* What the maps say of a staged process. */
+struct survey {
+	const struct aior_table *table;
+	const void *bytes;
+	uint32_t ring;       /* the first that is not wholly seen yet */
+	uint64_t seen;       /* of it, the address up to which */
+	uint64_t start, end; /* the capsule's pages */
+	int is_guarded_before, is_guarded_behind;
+};
+
+/* The part of the rings that a mapping holds, which may be several, or a part of one. */
+static void see_rings(struct survey *survey, const struct aior_mapping *mapping)
+{
+	const struct aior_table *table = survey->table;
+
+	while (survey->ring < table->ring_count && mapping->start <= survey->seen &&
+	       survey->seen < mapping->end) {
+		const struct aior_ring_record *ring =
+		    aior_capsule_ring(table, survey->bytes, survey->ring);
+
+		if (mapping->end < ring->addr + ring->len) {
+			survey->seen = mapping->end;
+		} else if (++survey->ring < table->ring_count) {
+			ring = aior_capsule_ring(table, survey->bytes, survey->ring);
+			survey->seen = ring->addr;
+		}
+	}
+}
+
+static int visit_staged(const struct aior_mapping *mapping, void *data)
+{
+	struct survey *survey = data;
+
+	if (!mapping->is_private_memory)
+		return 0;
+	if (mapping->prot & PROT_READ)
+		see_rings(survey, mapping);
+	if (!mapping->prot) {
+		survey->is_guarded_before |= mapping->end == survey->start;
+		survey->is_guarded_behind |= mapping->start == survey->end;
+	}
+	return 0;
+}
+
+/*
+ * Whether the memory that the capsule names is there to be read: private and anonymous, as it was
+ * staged, and no more than that is replaced.
+ */
+static int survey_rings(struct survey *survey, struct aior_error *error)
+{
+	const struct aior_table *table = survey->table;
+
+	survey->seen = aior_capsule_ring(table, survey->bytes, 0)->addr;
+	if (aior_each_mapping(0, visit_staged, survey) < 0)
+		return aior_fail(error, errno, "maps",
+		    "/proc/thread-self/maps cannot be read: %s (it takes /proc, and a free "
+		    "descriptor)",
+		    aior_errno_text(errno));
+	if (survey->ring < table->ring_count)
+		return aior_fail_ring(error, EFAULT, "ring",
+		    aior_capsule_ring(table, survey->bytes, survey->ring)->addr,
+		    "its staged memory is gone, or is not the private memory that it was: the "
+		    "capsule is damaged, or something has unmapped it");
+	return 0;
+}
+
+static struct aior_ring staged_ring(const struct aior_ring_record *record)
+{
+	struct aior_ring ring = {.addr = record->addr, .len = record->len, .state = AIOR_STAGED};
+
+	aior_take_header(&ring, (const void *)(uintptr_t)record->addr);
+	return ring;
+}
+
+/* The staged content, and whether this host can have such rings. */
+static int check_rings(const struct aior_table *table, const void *bytes, struct aior_error *error)
+{
+	struct aior_host_check check;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring ring = staged_ring(aior_capsule_ring(table, bytes, i));
+
+		if (ring.state == AIOR_DAMAGED)
+			return aior_fail_ring(error, EINVAL, "ring", ring.addr,
+			    "its staged content is damaged: %s", ring.damage);
+	}
+	if (aior_begin_check(&check, error))
+		return -1;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring ring = staged_ring(aior_capsule_ring(table, bytes, i));
+
+		aior_check_ring(&check, &ring, 0);
+	}
+	return aior_end_check(&check);
+}
+
+/* All that can be said before anything is touched. */
+static int check_capsule(
+    const struct aior_capsule *capsule, struct survey *survey, struct aior_error *error)
+{
+	unsigned long long addr = capsule->addr;
+
+	if (aior_check_capsule(capsule, aior_host_arch(), error))
+		return -1;
+	if (!(capsule->prot & PROT_WRITE))
+		return aior_fail(error, EACCES, "capsule",
+		    "the capsule at 0x%llx cannot be written to: give it PROT_WRITE back "
+		    "(mprotect)",
+		    addr);
+	if (aior_check_records(capsule, survey->bytes, error))
+		return -1;
+	if (capsule->table.thread_count)
+		return aior_fail(error, EBUSY, "capsule",
+		    "the capsule at 0x%llx holds threads that are parked: only another process "
+		    "can restore them (aio-restorer restore)",
+		    addr);
+	survey->start = capsule->addr;
+	survey->end = capsule->addr + whole_pages(capsule->table.total);
+	if (survey_rings(survey, error) || check_rings(&capsule->table, survey->bytes, error))
+		return -1;
+	return 0;
+}
+
+/* What a stage, or a restore that has failed, has written there, the blob wants to be 0. */
+static void reset_records(const struct aior_table *table, void *bytes)
+{
+	for (uint32_t i = 0; i < table->ring_count; i++)
+		((struct aior_ring_record *)aior_capsule_ring(table, bytes, i))->flags = 0;
+}
+
+static void report_restore(
+    struct aior_report *report, const struct aior_table *table, const void *bytes)
+{
+	report->ring_count = table->ring_count;
+	report->poll_count = table->poll_count;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *ring = aior_capsule_ring(table, bytes, i);
+
+		report->pending +=
+		    aio_ring_pending(ring->head, ring->tail, aio_ring_nr((uint32_t)ring->len));
+	}
+	for (uint32_t i = 0; i < table->poll_count; i++) {
+		const struct aior_poll_record *poll = aior_capsule_poll(table, bytes, i);
+
+		if (poll->flags & AIOR_POLL_LOST)
+			add_lost(report, poll, (int)poll->err);
+	}
+	trim_lost(report);
+}
+
+/* If a mapping too many would come of it, it stays; but even so it is a capsule no more. */
+static void unmap_capsule(const struct survey *survey)
+{
+	uint64_t from = survey->start - (survey->is_guarded_before ? page_size() : 0);
+	uint64_t to = survey->end + (survey->is_guarded_behind ? page_size() : 0);
+
+	memset((void *)(uintptr_t)survey->start, 0, sizeof(struct aior_table));
+	munmap((void *)(uintptr_t)from, (size_t)(to - from));
+}
+
+static int restore(struct aior_report *report, struct aior_error *error)
+{
+	struct aior_capsule capsule;
+	struct survey survey = {.table = &capsule.table};
+	struct aior_args args;
+	void *scratch;
+	int found = aior_find_capsule(0, &capsule, error), failed;
+
+	if (found <= 0)
+		return found;
+	survey.bytes = (void *)(uintptr_t)capsule.addr;
+	if (check_capsule(&capsule, &survey, error) ||
+	    reserve_lost(report, capsule.table.poll_count, error))
+		return -1;
+	scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
+	if (!scratch)
+		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
+		    aior_errno_text(errno));
+	args = args_for((void *)(uintptr_t)capsule.addr, scratch);
+	reset_records(&capsule.table, (void *)(uintptr_t)capsule.addr);
+	failed = call_blob(&aior_own_restore, &args);
+	munmap(scratch, SCRATCH_BYTES);
+	if (failed)
+		return aior_fail_blob(error, &args,
+		    args.ring < args.ring_count
+			? &aior_capsule_ring(&capsule.table, survey.bytes, args.ring)->addr
+			: NULL);
+	report_restore(report, &capsule.table, survey.bytes);
+	unmap_capsule(&survey);
+	return 0;
+}
+
+/* ---- both ---- */
+
+static int run(int (*operation)(struct aior_report *report, struct aior_error *error),
+    struct aior_report *wanted, struct aior_error *error)
+{
+	struct aior_report report = {0};
+	struct quiet quiet;
+	int ret;
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	begin_quiet(&quiet);
+	ret = operation(&report, error);
+	if (ret || !wanted)
+		aior_report_free(&report);
+	if (wanted)
+		*wanted = report;
+	end_quiet(&quiet);
+	return ret;
+}
+
+int aior_stage_self(struct aior_report *report, struct aior_error *error)
+{
+	return run(stage, report, error);
+}
+
+int aior_restore_self(struct aior_report *report, struct aior_error *error)
+{
+	return run(restore, report, error);
+}
