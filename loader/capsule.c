@@ -264,6 +264,7 @@ int aior_check_records(
 #define ENTRY_PRESENT (1ull << 63)
 #define ENTRY_SWAPPED (1ull << 62)
 #define ENTRIES 512
+#define WINDOW 64
 
 /* Linux 6.7; include/uapi/linux/fs.h. */
 #ifndef PAGEMAP_SCAN
@@ -280,6 +281,8 @@ struct pm_scan_arg {
 #endif
 #define REGIONS 32
 
+#define NOT_OPEN (-2)
+
 struct candidate {
 	uint64_t addr;
 	uint64_t end; /* of its mapping */
@@ -287,13 +290,17 @@ struct candidate {
 };
 
 struct search {
-	pid_t task;
-	int pagemap; /* -1: it cannot be had */
+	pid_t task;  /* 0: the caller, */
+	pid_t tid;   /* ... who is this */
+	int pagemap; /* -1: it cannot be had; NOT_OPEN: nobody has wanted it yet */
 	uint32_t page_size;
 	int is_second;       /* look: any page may be it */
 	int can_scan;        /* PAGEMAP_SCAN */
 	uint32_t pages_left; /* second look */
 	uint32_t entries_left;
+	uint64_t window_at;
+	size_t window_count;
+	uint64_t window[WINDOW]; /* entries of the pagemap: mappings lie close to each other */
 	int err;
 	size_t batched;
 	struct candidate batch[BATCH];
@@ -301,17 +308,17 @@ struct search {
 	struct candidate capsules[2];
 };
 
-static ssize_t read_task(pid_t task, void *to, uint64_t addr, size_t len)
+static ssize_t read_task(pid_t tid, void *to, uint64_t addr, size_t len)
 {
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
 
-	return process_vm_readv(task, &local, 1, &remote, 1, 0);
+	return process_vm_readv(tid, &local, 1, &remote, 1, 0);
 }
 
 static int read_table(const struct search *search, struct aior_capsule *capsule)
 {
 	memset(&capsule->table, 0, sizeof(capsule->table));
-	return read_task(search->task, &capsule->table, capsule->addr,
+	return read_task(search->tid, &capsule->table, capsule->addr,
 		   capsule->room < sizeof(capsule->table) ? capsule->room
 							  : sizeof(capsule->table)) < 0;
 }
@@ -354,7 +361,7 @@ static void look(struct search *search)
 	while (i < search->batched && !search->err) {
 		size_t left = search->batched - i;
 		struct iovec local = {&magic[i], left * sizeof(magic[0])};
-		ssize_t n = process_vm_readv(search->task, &local, 1, &remote[i], left, 0);
+		ssize_t n = process_vm_readv(search->tid, &local, 1, &remote[i], left, 0);
 		size_t end = i + (n < 0 ? 0 : (size_t)n / sizeof(magic[0]));
 
 		if (n < 0 && errno != EFAULT)
@@ -389,16 +396,28 @@ static int is_there(uint64_t entry)
 	return !!(entry & (ENTRY_PRESENT | ENTRY_SWAPPED));
 }
 
+/* Whether a page is there, or nobody can tell. */
+static int may_be_there(struct search *search, uint64_t addr)
+{
+	uint64_t at = (addr - search->window_at) / search->page_size;
+
+	if (search->pagemap < 0)
+		return 1;
+	if (addr < search->window_at || at >= search->window_count) {
+		search->window_at = addr;
+		search->window_count = read_entries(search, addr, search->window, WINDOW);
+		at = 0;
+	}
+	return !search->window_count || is_there(search->window[at]);
+}
+
 /*
  * Only pages that are there are read: others hold nothing, reading them would make page tables, and
  * where they belong to a userfaultfd it would wait for somebody who may be standing still.
  */
 static int first_look(struct search *search, const struct aior_mapping *mapping)
 {
-	uint64_t entry;
-
-	if (search->pagemap < 0 || read_entries(search, mapping->start, &entry, 1) != 1 ||
-	    is_there(entry))
+	if (may_be_there(search, mapping->start))
 		add(search, mapping->start, mapping);
 	return search->err;
 }
@@ -475,19 +494,22 @@ static int second_look(struct search *search, const struct aior_mapping *mapping
 	return search->err;
 }
 
+/* The pagemap is opened behind the maps: where there is but one descriptor, it is done without. */
 static int visit(const struct aior_mapping *mapping, void *data)
 {
 	struct search *search = data;
 
 	if (!mapping->is_private_memory || !(mapping->prot & PROT_READ))
 		return 0;
+	if (search->pagemap == NOT_OPEN)
+		search->pagemap = aior_open_pagemap(search->task);
 	return search->is_second ? second_look(search, mapping) : first_look(search, mapping);
 }
 
 /* All mappings. 0, or an errno. */
-static int look_everywhere(struct search *search, pid_t task)
+static int look_everywhere(struct search *search)
 {
-	int err = aior_each_mapping(task, visit, search);
+	int err = aior_each_mapping(search->task, visit, search);
 
 	if (err)
 		return err < 0 ? errno : err;
@@ -498,7 +520,9 @@ static int look_everywhere(struct search *search, pid_t task)
 int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error)
 {
 	struct search search = {
-	    .task = task ? task : (pid_t)syscall(SYS_gettid),
+	    .task = task,
+	    .tid = task ? task : (pid_t)syscall(SYS_gettid),
+	    .pagemap = NOT_OPEN,
 	    .page_size = (uint32_t)sysconf(_SC_PAGESIZE),
 	    .can_scan = 1,
 	    .pages_left = MOST_PAGES,
@@ -506,11 +530,10 @@ int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_erro
 	};
 	int err;
 
-	search.pagemap = aior_open_pagemap(task);
-	err = look_everywhere(&search, task);
+	err = look_everywhere(&search);
 	if (!err && !search.found && search.pagemap >= 0) {
 		search.is_second = 1;
-		err = look_everywhere(&search, task);
+		err = look_everywhere(&search);
 	}
 	if (search.pagemap >= 0)
 		close(search.pagemap);

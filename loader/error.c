@@ -104,6 +104,10 @@ const char *aior_step_advice(uint32_t step, int err)
 {
 	if (err == ENOSYS)
 		return "the blob does not know this version of the argument block";
+	if (err == EPERM && step > AIOR_STEP_RING)
+		return "a system call is forbidden: by a filter (aio-restorer(3) lists what must "
+		       "be "
+		       "allowed), or since the mapping is sealed (mseal)";
 	if (step == AIOR_STEP_RESERVE && err != EEXIST)
 		return "no process here can have it at that address, or none can have so many "
 		       "mappings (vm.max_map_count, vm.mmap_min_addr)";

@@ -201,8 +201,8 @@ static int judge_ring(struct ring_search *search)
 	}
 	if (parts > 1)
 		return aior_fail_ring(search->error, EINVAL, "ring", ring->start,
-		    "its mapping is in %u parts, and the kernel does not move such a ring whole: "
-		    "give them the same protection (mprotect)",
+		    "its mapping is in %u parts (mprotect has split it), and the kernel does not "
+		    "move such a ring whole: destroy it, and make another",
 		    parts);
 	return list_ring(search);
 }

@@ -2,7 +2,7 @@
 # Library, command line and tests for other machines and kernels: static programs in
 # $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
 
-GUEST_TESTS := $(BLOB_TESTS) process
+GUEST_TESTS := $(BLOB_TESTS) self process
 
 # $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
 # into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.
@@ -17,7 +17,7 @@ GUEST_ARCHES := $(foreach a,$(BLOB_ARCHES),$(if $(wildcard $(BUILD)/guest/$(a)/s
 # $(1) the architecture, $(2) its folder
 define guest_rules
 $(call host_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/include,-L$(2)/sysroot/lib $$$$(cat $(2)/sysroot/LIBS))
-$(call test_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/include,-L$(2)/sysroot/lib $$$$(cat $(2)/sysroot/LIBS))
+$(call test_rules,$(1),$(2),$($(1).prefix)gcc,-static -isystem $(2)/sysroot/include,-L$(2)/sysroot/lib $$$$(cat $(2)/sysroot/LIBS),$(2))
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call guest_rules,$(a),$(BUILD)/guest/$(a))))
 
@@ -28,7 +28,7 @@ guests:
 include tests/qemu/qemu.mk
 
 # Programs of another architecture that this host's kernel runs too; the last by this host's own tool.
-local_tests = $(BLOB_TESTS:%=$(BUILD)/guest/$(1)/%.t) \
+local_tests = $(BLOB_TESTS:%=$(BUILD)/guest/$(1)/%.t) $(BUILD)/guest/$(1)/self.t \
 	'$(BUILD)/guest/$(1)/process.t TOOL=$(BUILD)/guest/$(1)/aio-restorer LEAVER=$(BUILD)/guest/$(1)/leaver' \
 	'$(BUILD)/tests/process.t LEAVER=$(BUILD)/guest/$(1)/leaver'
 LOCAL_TESTS := $(foreach a,$($(HOST_ARCH).also),$(if $(filter $(GUEST_ARCHES),$(a)),$(call local_tests,$(a)),'skip:no programs for $(a) could be built'))
