@@ -5,6 +5,7 @@
 #   make check      installs what the tests need, builds, runs them all (SAN=1: host side under ASan and UBSan)
 #   make check-qemu a part of it: Debian's kernels under QEMU (KERNELS='6.1 6.12' ARCHES=aarch64: some of them)
 #   make demo       the whole thing, shown
+#   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench.json too
 #   make format     lays the sources out
 #   make clean
 #
@@ -57,7 +58,7 @@ LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
 	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 
-.PHONY: all blobs blobs-said tests check check-qemu run-tests demo format clean
+.PHONY: all blobs blobs-said tests check check-qemu run-tests demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
@@ -168,6 +169,15 @@ $(BUILD)/tests/demo: tests/demo.c Makefile
 demo: setup-demo
 	$(Q)$(MAKE) --no-print-directory all $(BUILD)/tests/demo
 	$(Q)tests/demo.sh
+
+$(BUILD)/tests/bench: tests/bench.c $(wildcard tests/*.h pie/*.h) Makefile
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_COMMON) -I$($(HOST_ARCH).dir) -Itests -DBLOB_DIR='"$(BUILD)"' -DHOST_ARCH_NAME='"$(HOST_ARCH)"' \
+		$(CPPFLAGS) $(CFLAGS_COMMON) $(LDFLAGS) -o $@ $<
+
+bench: setup-build
+	$(Q)$(MAKE) --no-print-directory blobs $(BUILD)/tests/bench
+	$(Q)$(BUILD)/tests/bench $(BUILD)/bench.json
 
 setup-%:
 	$(Q)tests/setup.sh $*

@@ -1,0 +1,833 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What stage and restore cost, beside the least that any way could cost on the same kernel in the
+ * same minute: its floor. Each measurement is made in a fresh process, and those that are compared
+ * take turns, round after round. What is printed are medians; the ratios are what to look at.
+ *
+ * usage: bench RESULTS.json
+ */
+#include <glob.h>
+#include <time.h>
+
+#include "facts.h"
+
+#define MOST_ROUNDS 32u
+#define MOST_ROWS 8u
+#define PLAIN_EVERY 5u      /* rounds */
+#define MOST_HELPERS 255u   /* of the stage blob: pie/stage.c */
+#define IN_FLIGHT 32u       /* requests of each ring, where there are any */
+#define READ_BYTES 65536u   /* of a direct read */
+#define ONE_BY_ONE 16u      /* contexts destroyed one after the other; more are reckoned from it */
+#define HELPER_STACK 4096ul /* for what a helper of the floor calls: io_destroy */
+
+/* What is in flight while a ring is staged. */
+enum flight { IDLE, POLLS, READS };
+
+/* Lives in memory that a child shares. */
+struct result {
+	double us;
+	unsigned in_flight; /* requests, when the clock started */
+	int is_good;
+};
+
+struct row;
+typedef void way(const struct row *row, struct result *result);
+
+enum which { OURS, FLOOR, PLAIN, BEYOND, WAYS };
+
+static const char *const way_names[WAYS] = {"ours", "floor", "one by one", "beyond"};
+
+/* What a goal is a limit of. */
+enum goal_of { NO_GOAL, MS, TIMES_FIRST, MS_BEYOND };
+
+struct row {
+	const char *name, *means;
+	way *ways[WAYS]; /* none: that is not measured */
+	enum goal_of goal_of;
+	double goal;
+	uint32_t rings, slots, head, tail; /* restore: what is staged */
+	uint32_t requests;                 /* stage: of io_setup, for each ring */
+	uint32_t helpers;                  /* 0: as many as the blob takes */
+	enum flight flight;
+};
+
+struct table {
+	const char *name, *title;
+	const struct row *rows;
+	unsigned row_count, rounds;
+	double unit; /* that times are printed in: microseconds */
+	const char *unit_name;
+	int is_pinned; /* to one CPU */
+	const char *notes;
+};
+
+struct samples {
+	double us[WAYS][MOST_ROUNDS];
+	unsigned count[WAYS];
+	unsigned in_flight; /* the fewest of all rounds */
+};
+
+static double now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
+static void *map_memory(size_t len, int flags)
+{
+	void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+
+	if (at == MAP_FAILED)
+		abort();
+	return at;
+}
+
+/* ---- restore ---- */
+
+/* Staged rings, made by hand, in memory that is there. */
+static struct aior_ring_record *make_staged(const struct row *row)
+{
+	struct aior_ring_record *rings =
+	    map_memory(row->rings * sizeof(*rings), MAP_PRIVATE | MAP_POPULATE);
+	uint64_t len = AIO_RING_HEADER + (uint64_t)row->slots * AIO_RING_SLOT;
+	struct staged staged;
+
+	arena_make((len + page) * row->rings + page);
+	for (uint32_t i = 0; i < row->rings; i++) {
+		stage(&rings[i], &staged, len, row->head, row->tail, 1, i);
+		free(staged.copy);
+	}
+	/* What a blob comes in has just been written. */
+	memset(blob.scratch, 0, page);
+	(void)*(volatile const char *)blob.base;
+	return rings;
+}
+
+/* Whether the kernel's tail is where it belongs: the next event says. */
+static int is_live(const struct row *row, uint64_t addr)
+{
+	struct aio_ring *ring = ring_of(addr);
+	uint32_t pending = aio_ring_pending(row->head, row->tail, row->slots);
+
+	if (ring->head != row->head || ring->tail != row->tail)
+		return 0;
+	if (pending == aio_ring_usable(row->slots, cpus))
+		return complete(addr, 1, 0) == -EAGAIN;
+	return complete(addr, 1, 0x77) == 1 && slot(addr, row->tail)->data == 0x77;
+}
+
+static int are_live(const struct row *row, const struct aior_ring_record *rings)
+{
+	for (uint32_t i = 0; i < row->rings; i++)
+		if (!is_live(row, rings[i].addr))
+			return 0;
+	return 1;
+}
+
+static void restore_ours(const struct row *row, struct result *result)
+{
+	struct aior_ring_record *rings = make_staged(row);
+	struct aior_args args = blob_args(rings, row->rings, NULL, 0);
+	double start = now_us();
+	int err = entry_of(&blob)(&args);
+
+	result->us = now_us() - start;
+	result->is_good = !err && are_live(row, rings);
+}
+
+/* The largest batches there can be: a pointer for each slot. */
+static struct iocb **make_batch(struct iocb *iocb, uint32_t count)
+{
+	struct iocb **batch = map_memory(count * sizeof(*batch), MAP_PRIVATE | MAP_POPULATE);
+
+	iocb_null_read(iocb, silent[0], 0);
+	for (uint32_t i = 0; i < count; i++)
+		batch[i] = iocb;
+	return batch;
+}
+
+/* One ring by the calls that no way can do without, and no check of anything. */
+static int restore_one(const struct row *row, uint64_t addr, struct iocb **batch)
+{
+	const size_t skipped = offsetof(struct aio_ring, magic);
+	size_t len = AIO_RING_HEADER + (size_t)row->slots * AIO_RING_SLOT;
+	uint32_t left = aio_ring_completions(row->head, row->tail, row->slots), done = 0;
+	aio_context_t ctx;
+
+	if (io_setup(aio_ring_smallest_n((uint32_t)len, page), &ctx))
+		return 0;
+	while (left) {
+		long n = io_submit(ctx, left < row->slots ? left : row->slots, batch);
+
+		if (n <= 0)
+			return 0;
+		left -= (uint32_t)n;
+		done += (uint32_t)n;
+		ring_of(ctx)->head = done < row->head ? done : row->head;
+	}
+	memcpy((char *)ring_of(ctx) + skipped, (char *)ring_of(addr) + skipped, len - skipped);
+	return mremap(ring_of(ctx), len, len, MREMAP_MAYMOVE | MREMAP_FIXED, ring_of(addr)) ==
+	       ring_of(addr);
+}
+
+static void restore_floor(const struct row *row, struct result *result)
+{
+	struct aior_ring_record *rings = make_staged(row);
+	struct iocb iocb, **batch = make_batch(&iocb, row->slots);
+	double start = now_us();
+	int is_good = 1;
+
+	for (uint32_t i = 0; i < row->rings; i++)
+		is_good &= restore_one(row, rings[i].addr, batch);
+	result->us = now_us() - start;
+	result->is_good = is_good && are_live(row, rings);
+}
+
+/* ---- live rings ---- */
+
+struct live {
+	aio_context_t *ctxs;
+	struct iocb *iocbs;
+	unsigned in_flight;
+};
+
+static int direct_fd = -1;
+
+static void open_direct(void)
+{
+	const char *folders[] = {BLOB_DIR, getenv("TMPDIR"), "/tmp", "/var/tmp"};
+	size_t len = IN_FLIGHT * READ_BYTES;
+	char *content = map_memory(len, MAP_PRIVATE);
+
+	memset(content, 0x44, len);
+	for (size_t i = 0; i < COUNT(folders) && direct_fd < 0; i++) {
+		int fd =
+		    open(folders[i] ? folders[i] : "/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+
+		if (fd < 0)
+			continue;
+		if (pwrite(fd, content, len, 0) == (ssize_t)len)
+			direct_fd = fd;
+		else
+			close(fd);
+	}
+	munmap(content, len);
+}
+
+static void prepare_request(const struct row *row, struct iocb *iocb, unsigned i, char *buffer)
+{
+	if (row->flight == POLLS) {
+		iocb_poll(iocb, silent[0], POLLIN, i);
+		return;
+	}
+	iocb_null_read(iocb, direct_fd, i);
+	iocb->aio_buf = (uintptr_t)buffer + (uint64_t)i * READ_BYTES;
+	iocb->aio_nbytes = READ_BYTES;
+	iocb->aio_offset = (int64_t)i * READ_BYTES;
+}
+
+/* Fills the rings with requests, and counts what the kernel has not completed yet. */
+static void submit_all(const struct row *row, struct live *live)
+{
+	char *buffer = map_memory(IN_FLIGHT * READ_BYTES, MAP_PRIVATE | MAP_POPULATE);
+	struct iocb *batch[IN_FLIGHT];
+
+	live->iocbs = map_memory(IN_FLIGHT * sizeof(*live->iocbs), MAP_PRIVATE);
+	for (unsigned i = 0; i < IN_FLIGHT; i++) {
+		batch[i] = &live->iocbs[i];
+		prepare_request(row, batch[i], i, buffer);
+	}
+	for (uint32_t r = 0; r < row->rings; r++)
+		if (io_submit(live->ctxs[r], IN_FLIGHT, batch) != IN_FLIGHT)
+			_exit(1);
+	for (uint32_t r = 0; r < row->rings; r++)
+		live->in_flight += IN_FLIGHT - ring_of(live->ctxs[r])->tail;
+}
+
+static struct live make_live(const struct row *row)
+{
+	struct live live = {
+	    .ctxs = map_memory(row->rings * sizeof(*live.ctxs), MAP_PRIVATE),
+	};
+
+	for (uint32_t i = 0; i < row->rings; i++)
+		live.ctxs[i] = new_ring(row->requests);
+	if (row->flight != IDLE)
+		submit_all(row, &live);
+	return live;
+}
+
+/* ---- stage ---- */
+
+static int compare_records(const void *a, const void *b)
+{
+	const struct aior_ring_record *one = a, *other = b;
+
+	return one->addr < other->addr ? -1 : one->addr > other->addr;
+}
+
+/* What a stage is called with; shared, for whoever watches it. */
+struct staging {
+	struct aior_args args;
+	struct aior_table capsule;
+	volatile double draining, drained; /* when a watcher saw it; 0: not yet */
+	struct aior_ring_record rings[];
+};
+
+static struct staging *make_staging(const struct row *row)
+{
+	struct staging *staging = map_memory(
+	    sizeof(*staging) + row->rings * sizeof(staging->rings[0]), MAP_SHARED | MAP_POPULATE);
+
+	memset(blob.scratch, 0, page);
+	(void)*(volatile const char *)stage_blob.base;
+	return staging;
+}
+
+static void fill_staging(const struct row *row, const struct live *live, struct staging *staging)
+{
+	uint32_t slots = 0;
+
+	for (uint32_t i = 0; i < row->rings; i++) {
+		staging->rings[i].addr = live->ctxs[i];
+		staging->rings[i].len = len_of(live->ctxs[i]);
+		slots += ring_of(live->ctxs[i])->nr - 1;
+	}
+	qsort(staging->rings, row->rings, sizeof(staging->rings[0]), compare_records);
+	staging->args = blob_args(staging->rings, row->rings,
+	    map_memory(slots * sizeof(struct aior_poll_record), MAP_PRIVATE | MAP_NORESERVE), 0);
+	staging->args.poll_room = slots;
+	staging->args.scratch_len = page;
+	staging->args.helpers = row->helpers;
+	staging->args.capsule = (uintptr_t)&staging->capsule;
+}
+
+static int is_staged(const struct row *row, const struct staging *staging)
+{
+	uint32_t polls = row->flight == POLLS ? row->rings * IN_FLIGHT : 0;
+
+	for (uint32_t i = 0; i < row->rings; i++)
+		if (staging->rings[i].flags != AIOR_RING_DRAINED ||
+		    ring_of(staging->rings[i].addr)->tail != (row->flight == READS ? IN_FLIGHT : 0))
+			return 0;
+	return staging->capsule.state == AIOR_TABLE_STAGED && staging->args.poll_count == polls;
+}
+
+static void stage_ours(const struct row *row, struct result *result)
+{
+	struct staging *staging = make_staging(row);
+	struct live live = make_live(row);
+	double start;
+	int err;
+
+	fill_staging(row, &live, staging);
+	result->in_flight = live.in_flight;
+	start = now_us();
+	err = entry_of(&stage_blob)(&staging->args);
+	result->us = now_us() - start;
+	result->is_good = !err && is_staged(row, staging);
+}
+
+/* ---- the floor of a drain ---- */
+
+/* Contexts that are destroyed by as many helpers as there are, beside each other. */
+struct crew {
+	const aio_context_t *ctxs;
+	unsigned count, helpers, next, failed;
+	char *stacks;
+};
+
+static unsigned helpers_for(const struct row *row)
+{
+	unsigned most = row->helpers ? row->helpers : MOST_HELPERS;
+
+	return row->rings - 1 < most ? row->rings - 1 : most;
+}
+
+static struct crew make_crew(const struct row *row, const aio_context_t *ctxs, unsigned count)
+{
+	return (struct crew){
+	    .ctxs = ctxs,
+	    .count = count,
+	    .helpers = helpers_for(row),
+	    .stacks = map_memory((helpers_for(row) + 1) * HELPER_STACK, MAP_PRIVATE | MAP_POPULATE),
+	};
+}
+
+static int destroy_next(void *arg)
+{
+	struct crew *crew = arg;
+	unsigned i;
+
+	while ((i = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED)) < crew->count)
+		if (syscall(__NR_io_destroy, crew->ctxs[i]))
+			__atomic_fetch_add(&crew->failed, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* Starts the helpers, works beside them, and reaps them: what the stage blob does between. */
+static void run_crew(struct crew *crew, struct result *result)
+{
+	const int flags = CLONE_VM | CLONE_FILES | CLONE_FS;
+	pid_t pids[MOST_HELPERS];
+	double start = now_us();
+
+	for (unsigned i = 0; i < crew->helpers; i++)
+		pids[i] = clone(destroy_next, crew->stacks + (i + 1) * HELPER_STACK, flags, crew);
+	destroy_next(crew);
+	for (unsigned i = 0; i < crew->helpers; i++)
+		if (pids[i] < 0 || waitpid(pids[i], NULL, __WALL) != pids[i])
+			crew->failed++;
+	result->us = now_us() - start;
+	result->is_good = !crew->failed;
+}
+
+static void drain_floor(const struct row *row, struct result *result)
+{
+	struct live live = make_live(row);
+	struct crew crew = make_crew(row, live.ctxs, row->rings);
+
+	result->in_flight = live.in_flight;
+	run_crew(&crew, result);
+}
+
+static void helpers_only(const struct row *row, struct result *result)
+{
+	struct crew crew = make_crew(row, NULL, 0);
+
+	run_crew(&crew, result);
+}
+
+static int is_drained(const struct row *row, const struct staging *staging)
+{
+	for (uint32_t i = 0; i < row->rings; i++)
+		if (*(const volatile uint64_t *)&staging->rings[i].aside)
+			return 0;
+	return 1;
+}
+
+/*
+ * Looks at what the blob writes for everyone to see: the capsule's state, right before the first
+ * io_destroy, and each ring's `aside`, when its io_destroy has returned. It sleeps in between, since
+ * it shares the CPUs: what it says is late by some ten microseconds.
+ */
+static _Noreturn void watch(const struct row *row, struct staging *staging)
+{
+	const volatile uint32_t *state = &staging->capsule.state;
+	const struct timespec moment = {0, 10000};
+
+	prctl(PR_SET_TIMERSLACK, 1);
+	while (*state == AIOR_TABLE_IMAGE)
+		nanosleep(&moment, NULL);
+	staging->draining = now_us();
+	while (!is_drained(row, staging))
+		nanosleep(&moment, NULL);
+	staging->drained = now_us();
+	_exit(0);
+}
+
+/*
+ * All that a stage does but to wait for the kernel: what comes before the first io_destroy and after
+ * the last, and to start and reap as many helpers. (Most of them start while the first wait already,
+ * so this is the most that it can be.)
+ */
+static void stage_beyond(const struct row *row, struct result *result)
+{
+	struct staging *staging = make_staging(row);
+	double start, end;
+	struct live live;
+	int err, status;
+	pid_t pid = fork_mortal();
+
+	if (!pid)
+		watch(row, staging);
+	live = make_live(row);
+	fill_staging(row, &live, staging);
+	start = now_us();
+	err = entry_of(&stage_blob)(&staging->args);
+	end = now_us();
+	helpers_only(row, result);
+	result->us += staging->draining - start + end - staging->drained;
+	result->is_good &= waitpid(pid, &status, 0) == pid && !err && is_staged(row, staging);
+}
+
+static void drain_one_by_one(const struct row *row, struct result *result)
+{
+	struct row some = *row;
+	struct live live;
+	double start;
+	long failed = 0;
+
+	if (some.rings > ONE_BY_ONE)
+		some.rings = ONE_BY_ONE;
+	live = make_live(&some);
+	start = now_us();
+	for (uint32_t i = 0; i < some.rings; i++)
+		failed |= io_destroy(live.ctxs[i]);
+	result->us = (now_us() - start) * row->rings / some.rings;
+	result->is_good = !failed;
+}
+
+/* ---- both ---- */
+
+static void round_trip(const struct row *row, struct result *result)
+{
+	struct staging *staging = make_staging(row);
+	struct live live = make_live(row);
+	struct aior_args args;
+	double start;
+	int err;
+
+	fill_staging(row, &live, staging);
+	start = now_us();
+	err = entry_of(&stage_blob)(&staging->args);
+	args = blob_args(staging->rings, row->rings, NULL, 0);
+	for (uint32_t i = 0; i < row->rings; i++)
+		staging->rings[i].flags = 0;
+	if (!err)
+		err = entry_of(&blob)(&args);
+	result->us = now_us() - start;
+	result->is_good = !err;
+	for (uint32_t i = 0; i < row->rings; i++)
+		result->is_good &= works(staging->rings[i].addr);
+}
+
+/* ---- the rows ---- */
+
+#define RESTORE_WAYS                                                                               \
+	{                                                                                          \
+		restore_ours, restore_floor, NULL, NULL                                            \
+	}
+#define STAGE_WAYS                                                                                 \
+	{                                                                                          \
+		stage_ours, drain_floor, drain_one_by_one, NULL                                    \
+	}
+#define DRAIN_WAYS                                                                                 \
+	{                                                                                          \
+		stage_ours, drain_floor, NULL, stage_beyond                                        \
+	}
+
+static const struct row restore_rows[] = {
+    {"383 slots", "head 100, tail 110", RESTORE_WAYS, .rings = 1, .slots = 383, .head = 100,
+	.tail = 110},
+    {"127 slots", "wrapped and full", RESTORE_WAYS, .rings = 1, .slots = 127, .head = 50,
+	.tail = 43},
+    {"8,319 slots", "head 4,000, tail 4,001", RESTORE_WAYS, .rings = 1, .slots = 8319, .head = 4000,
+	.tail = 4001},
+    {"60,031 slots", "head 60,000, tail 60,010", RESTORE_WAYS, .rings = 1, .slots = 60031,
+	.head = 60000, .tail = 60010},
+    {"256 rings of 127 slots", "three pending in each", RESTORE_WAYS, .rings = 256, .slots = 127,
+	.head = 7, .tail = 10},
+};
+
+static const struct row stage_rows[] = {
+    {"1 ring", "idle", STAGE_WAYS, .rings = 1, .requests = 1},
+    {"16 rings", "idle", STAGE_WAYS, .rings = 16, .requests = 1},
+    {"64 rings", "idle", STAGE_WAYS, TIMES_FIRST, 2, .rings = 64, .requests = 1},
+    {"1,000 rings", "idle, at most 63 helpers", STAGE_WAYS, .rings = 1000, .requests = 1,
+	.helpers = 63},
+    {"1,000 rings", "idle, at most 127 helpers", STAGE_WAYS, .rings = 1000, .requests = 1,
+	.helpers = 127},
+    {"1,000 rings", "idle, 255 helpers: the blob's own number", STAGE_WAYS, MS, 1000, .rings = 1000,
+	.requests = 1},
+};
+
+static const struct row drain_rows[] = {
+    {"64 x 1,024", "idle", DRAIN_WAYS, MS_BEYOND, 5, .rings = 64, .requests = 1023},
+    {"64 x 1,024, polls", "32 polls in flight in each", DRAIN_WAYS, MS_BEYOND, 5, .rings = 64,
+	.requests = 1023, .flight = POLLS},
+    {"64 x 1,024, reads", "32 direct reads of 64 KiB submitted in each", DRAIN_WAYS, MS_BEYOND, 5,
+	.rings = 64, .requests = 1023, .flight = READS},
+    {"63 helpers", "started and reaped, with nothing to do", {helpers_only, NULL, NULL, NULL},
+	.rings = 64},
+};
+
+static const struct row trip_rows[] = {
+    {"64 rings", "idle", {round_trip, drain_floor, NULL, NULL}, .rings = 64, .requests = 1},
+};
+
+#define TABLE(list) .rows = list, .row_count = COUNT(list)
+
+static const struct table tables[] = {
+    {"restore", "staged rings become live ones, in one process on one CPU", TABLE(restore_rows),
+	.rounds = 21, .unit = 1, .unit_name = "us", .is_pinned = 1,
+	.notes =
+	    "floor: only the system calls that no way can do without (io_setup, completions in "
+	    "the largest\nbatches, mremap) and one copy, with no check of anything"},
+    {"stage", "live rings become plain memory", TABLE(stage_rows), .rounds = 9, .unit = 1000,
+	.unit_name = "ms",
+	.notes =
+	    "floor: as many contexts destroyed by as many helper processes at once, and nothing "
+	    "else\none by one: io_destroy of one after the other; of more than 16, reckoned from "
+	    "16"},
+    {"drain", "what a stage costs beside the drain itself", TABLE(drain_rows), .rounds = 15,
+	.unit = 1000, .unit_name = "ms",
+	.notes =
+	    "floor: the same requests, the same contexts and helpers, and nothing else. It waits "
+	    "for "
+	    "RCU's\ngrace periods, which differ by tens of ms from one run to the next; so what a "
+	    "stage adds is also\nmeasured by itself: beyond = time before the first io_destroy + "
+	    "after the last + starting the helpers"},
+    {"round trip", "stage and restore of the same rings: how long a program stands still",
+	TABLE(trip_rows), .rounds = 15, .unit = 1000, .unit_name = "ms",
+	.notes =
+	    "floor: the drain alone, which is grace periods for the most part; 1 / ratio is its "
+	    "part of the whole"},
+};
+
+/* ---- measuring ---- */
+
+static struct samples samples[COUNT(tables)][MOST_ROWS];
+
+/* Direct reads need a file system that takes them. */
+static int cannot_run(const struct row *row)
+{
+	return row->flight == READS && direct_fd < 0;
+}
+
+static int measure(const struct row *row, enum which which, int is_pinned, struct samples *to)
+{
+	static struct result *result;
+	int status = -1;
+	pid_t pid;
+
+	if (!result)
+		result = map_memory(sizeof(*result), MAP_SHARED);
+	memset(result, 0, sizeof(*result));
+	pid = fork_mortal();
+	if (!pid) {
+		if (is_pinned)
+			pin_to(0);
+		row->ways[which](row, result);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status || !result->is_good) {
+		fprintf(stderr, "bench: %s, %s: %s failed, so there is nothing to compare\n",
+		    row->name, row->means, way_names[which]);
+		return 0;
+	}
+	if (which == OURS && (!to->count[OURS] || result->in_flight < to->in_flight))
+		to->in_flight = result->in_flight;
+	to->us[which][to->count[which]++] = result->us;
+	return 1;
+}
+
+/* All that is compared takes turns. What takes seconds, and varies little, does so less often. */
+static int measure_table(const struct table *table, struct samples *to)
+{
+	for (unsigned round = 0; round < effort(table->rounds); round++)
+		for (unsigned r = 0; r < table->row_count; r++)
+			for (enum which which = OURS; which < WAYS; which++) {
+				const struct row *row = &table->rows[r];
+
+				if (!row->ways[which] || cannot_run(row) ||
+				    (which == PLAIN && round % PLAIN_EVERY))
+					continue;
+				if (!measure(row, which, table->is_pinned, &to[r]))
+					return 0;
+			}
+	return 1;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+	double one = *(const double *)a, other = *(const double *)b;
+
+	return one < other ? -1 : one > other;
+}
+
+static double median(struct samples *of, enum which which)
+{
+	unsigned count = of->count[which];
+
+	qsort(of->us[which], count, sizeof(double), compare_doubles);
+	return count ? (of->us[which][count / 2] + of->us[which][(count - 1) / 2]) / 2 : 0;
+}
+
+/* ---- saying it ---- */
+
+/* What the goal limits; in microseconds, or times. */
+static double reached(const struct row *row, struct samples *first, struct samples *own)
+{
+	switch (row->goal_of) {
+	case MS:
+		return median(own, OURS) / 1000;
+	case TIMES_FIRST:
+		return median(own, OURS) / median(first, OURS);
+	case MS_BEYOND:
+		return median(own, BEYOND) / 1000;
+	default:
+		return 0;
+	}
+}
+
+static void print_time(const struct table *table, double us, int is_there)
+{
+	if (is_there)
+		printf(" %9.*f", us / table->unit < 100 ? 1 : 0, us / table->unit);
+	else
+		printf(" %9s", "");
+}
+
+static void print_goal(const struct row *row, struct samples *first, struct samples *own)
+{
+	static const char *const limits[] = {
+	    [MS] = "ours at most %g ms",
+	    [TIMES_FIRST] = "at most %g times the first row",
+	    [MS_BEYOND] = "beyond at most %g ms",
+	};
+	double is = reached(row, first, own);
+
+	if (row->goal_of == NO_GOAL)
+		return;
+	printf("  ");
+	printf(limits[row->goal_of], row->goal);
+	printf(": %.2f, %s", is, is <= row->goal ? "reached" : "MISSED");
+}
+
+static int has_way(const struct table *table, enum which which)
+{
+	for (unsigned r = 0; r < table->row_count; r++)
+		if (table->rows[r].ways[which])
+			return 1;
+	return 0;
+}
+
+static void print_row(
+    const struct table *table, const struct row *row, struct samples *first, struct samples *own)
+{
+	double ours = median(own, OURS), floor = median(own, FLOOR);
+
+	printf("  %-22s", row->name);
+	if (cannot_run(row)) {
+		printf("  not measured: no file system here takes O_DIRECT\n");
+		return;
+	}
+	for (enum which which = OURS; which < WAYS; which++) {
+		if (has_way(table, which))
+			print_time(table, median(own, which), own->count[which]);
+		if (which == FLOOR && own->count[FLOOR])
+			printf(" %6.2f", ours / floor);
+		else if (which == FLOOR)
+			printf(" %6s", "");
+	}
+	print_goal(row, first, own);
+	printf("\n    %s", row->means);
+	if (row->flight != IDLE)
+		printf("; %u or more in flight at the start", own->in_flight);
+	printf("\n");
+}
+
+static void print_table(const struct table *table, struct samples *own)
+{
+	printf("\n%s: %s\n  %-22s", table->name, table->title, "");
+	for (enum which which = OURS; which < WAYS; which++) {
+		if (has_way(table, which))
+			printf(" %*s%s", which == PLAIN ? 0 : 9, way_names[which], "");
+		if (which == FLOOR)
+			printf(" %6s", "ratio");
+	}
+	printf("   (%s)\n", table->unit_name);
+	for (unsigned r = 0; r < table->row_count; r++)
+		print_row(table, &table->rows[r], own, &own[r]);
+	printf("  %s\n", table->notes);
+}
+
+/* The limit is the contract's: a blob is a page at most, wherever. */
+static void print_sizes(FILE *json)
+{
+	glob_t files;
+
+	printf("\nsizes: bytes of each blob, of at most %u\n", AIOR_BLOB_MAX);
+	fprintf(json, "\"sizes\":{");
+	if (glob(BLOB_DIR "/blob-*.bin", 0, NULL, &files))
+		files.gl_pathc = 0;
+	for (size_t i = 0; i < files.gl_pathc; i++) {
+		const char *name = strrchr(files.gl_pathv[i], '/') + 1;
+		int fd = open(files.gl_pathv[i], O_RDONLY | O_CLOEXEC);
+		long size = fd < 0 ? -1 : (long)lseek(fd, 0, SEEK_END);
+
+		printf(
+		    "  %-28s %5ld%s\n", name, size, size > (long)AIOR_BLOB_MAX ? "  MISSED" : "");
+		fprintf(json, "%s\"%s\":%ld", i ? "," : "", name, size);
+		close(fd);
+	}
+	fprintf(json, "}");
+}
+
+static void write_row(FILE *json, const struct row *row, struct samples *first, struct samples *own)
+{
+	fprintf(json, "{\"name\":\"%s\",\"means\":\"%s\"", row->name, row->means);
+	for (enum which which = OURS; which < WAYS; which++)
+		if (own->count[which])
+			fprintf(json,
+			    ",\"%s\":{\"us\":%.2f,\"least\":%.2f,\"most\":%.2f,\"rounds\":%u}",
+			    way_names[which], median(own, which), own->us[which][0],
+			    own->us[which][own->count[which] - 1], own->count[which]);
+	if (own->count[FLOOR])
+		fprintf(json, ",\"ratio\":%.3f", median(own, OURS) / median(own, FLOOR));
+	if (row->flight != IDLE)
+		fprintf(json, ",\"in_flight\":%u", own->in_flight);
+	if (row->goal_of != NO_GOAL && !cannot_run(row))
+		fprintf(json, ",\"goal\":%g,\"reached\":%.3f", row->goal, reached(row, first, own));
+	fprintf(json, "}");
+}
+
+static void write_table(FILE *json, const struct table *table, struct samples *own)
+{
+	fprintf(json, "{\"name\":\"%s\",\"rows\":[", table->name);
+	for (unsigned r = 0; r < table->row_count; r++) {
+		fprintf(json, r ? ",\n" : "\n");
+		write_row(json, &table->rows[r], own, &own[r]);
+	}
+	fprintf(json, "]}");
+}
+
+static int start(void)
+{
+	page = (uint32_t)sysconf(_SC_PAGESIZE);
+	cpus = possible_cpus();
+	if (pipe2(silent, O_CLOEXEC))
+		return 0;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	aio_nr_lock();
+	blob_place(blob_file("restore"));
+	blob_load(&stage_blob, blob_file("stage"), 0);
+	open_direct();
+	return 1;
+}
+
+int main(int argc, char **argv)
+{
+	struct utsname system;
+	FILE *json;
+
+	if (argc != 2 || !start())
+		return 2;
+	json = fopen(argv[1], "we");
+	if (!json) {
+		fprintf(stderr, "bench: %s: %s\n", argv[1], strerror(errno));
+		return 1;
+	}
+	uname(&system);
+	printf("%s %s, %u possible CPUs. Times are medians of rounds in which all ways of a table "
+	       "take turns.\n",
+	    system.release, system.machine, cpus);
+	fprintf(json,
+	    "{\"format\":1,\"kernel\":\"%s\",\"machine\":\"%s\",\"possible_cpus\":%u,\n\"tables\":"
+	    "[",
+	    system.release, system.machine, cpus);
+	for (size_t t = 0; t < COUNT(tables); t++) {
+		if (!measure_table(&tables[t], samples[t]))
+			return 1;
+		print_table(&tables[t], samples[t]);
+		fprintf(json, t ? ",\n" : "\n");
+		write_table(json, &tables[t], samples[t]);
+	}
+	fprintf(json, "],\n");
+	print_sizes(json);
+	fprintf(json, "}\n");
+	return fclose(json) != 0;
+}
