@@ -13,6 +13,7 @@
 
 #define MOST_ROUNDS 32u
 #define MOST_ROWS 8u
+#define NAME_WIDTH 48
 #define PLAIN_EVERY 5u      /* rounds */
 #define MOST_HELPERS 255u   /* of the stage blob: pie/stage.c */
 #define IN_FLIGHT 32u       /* requests of each ring, where there are any */
@@ -33,16 +34,16 @@ struct result {
 struct row;
 typedef void way(const struct row *row, struct result *result);
 
-enum which { OURS, FLOOR, PLAIN, BEYOND, WAYS };
+enum which { OURS, FLOOR, PLAIN, BEYOND, CPU, WAYS };
 
-static const char *const way_names[WAYS] = {"ours", "floor", "one by one", "beyond"};
+static const char *const way_names[WAYS] = {"ours", "floor", "one by one", "beyond", "cpu"};
 
 /* What a goal is a limit of. */
 enum goal_of { NO_GOAL, MS, TIMES_FIRST, MS_BEYOND };
 
 struct row {
-	const char *name, *means;
-	way *ways[WAYS]; /* none: that is not measured */
+	const char *name;
+	way *ways[WAYS]; /* NULL: that is not measured */
 	enum goal_of goal_of;
 	double goal;
 	uint32_t rings, slots, head, tail; /* restore: what is staged */
@@ -64,15 +65,21 @@ struct table {
 struct samples {
 	double us[WAYS][MOST_ROUNDS];
 	unsigned count[WAYS];
-	unsigned in_flight; /* the fewest of all rounds */
+	unsigned in_flight;  /* the fewest of all rounds */
+	const char *why_not; /* measured; NULL: it is */
 };
 
-static double now_us(void)
+static double clock_us(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(clock, &now);
 	return (double)now.tv_sec * 1e6 + (double)now.tv_nsec / 1e3;
+}
+
+static double now_us(void)
+{
+	return clock_us(CLOCK_MONOTONIC);
 }
 
 static void *map_memory(size_t len, int flags)
@@ -189,7 +196,6 @@ static void restore_floor(const struct row *row, struct result *result)
 
 struct live {
 	aio_context_t *ctxs;
-	struct iocb *iocbs;
 	unsigned in_flight;
 };
 
@@ -228,20 +234,23 @@ static void prepare_request(const struct row *row, struct iocb *iocb, unsigned i
 	iocb->aio_offset = (int64_t)i * READ_BYTES;
 }
 
-/* Fills the rings with requests, and counts what the kernel has not completed yet. */
+/* Gives every ring its requests, and counts what the kernel has not completed yet. */
 static void submit_all(const struct row *row, struct live *live)
 {
 	char *buffer = map_memory(IN_FLIGHT * READ_BYTES, MAP_PRIVATE | MAP_POPULATE);
-	struct iocb *batch[IN_FLIGHT];
+	struct iocb *iocb =
+	    map_memory(row->rings * IN_FLIGHT * sizeof(*iocb), MAP_PRIVATE | MAP_POPULATE);
 
-	live->iocbs = map_memory(IN_FLIGHT * sizeof(*live->iocbs), MAP_PRIVATE);
-	for (unsigned i = 0; i < IN_FLIGHT; i++) {
-		batch[i] = &live->iocbs[i];
-		prepare_request(row, batch[i], i, buffer);
-	}
-	for (uint32_t r = 0; r < row->rings; r++)
+	for (uint32_t r = 0; r < row->rings; r++) {
+		struct iocb *batch[IN_FLIGHT];
+
+		for (unsigned i = 0; i < IN_FLIGHT; i++) {
+			batch[i] = iocb++;
+			prepare_request(row, batch[i], i, buffer);
+		}
 		if (io_submit(live->ctxs[r], IN_FLIGHT, batch) != IN_FLIGHT)
 			_exit(1);
+	}
 	for (uint32_t r = 0; r < row->rings; r++)
 		live->in_flight += IN_FLIGHT - ring_of(live->ctxs[r])->tail;
 }
@@ -315,7 +324,7 @@ static int is_staged(const struct row *row, const struct staging *staging)
 	return staging->capsule.state == AIOR_TABLE_STAGED && staging->args.poll_count == polls;
 }
 
-static void stage_ours(const struct row *row, struct result *result)
+static void stage_by(clockid_t clock, const struct row *row, struct result *result)
 {
 	struct staging *staging = make_staging(row);
 	struct live live = make_live(row);
@@ -324,10 +333,20 @@ static void stage_ours(const struct row *row, struct result *result)
 
 	fill_staging(row, &live, staging);
 	result->in_flight = live.in_flight;
-	start = now_us();
+	start = clock_us(clock);
 	err = entry_of(&stage_blob)(&staging->args);
-	result->us = now_us() - start;
+	result->us = clock_us(clock) - start;
 	result->is_good = !err && is_staged(row, staging);
+}
+
+static void stage_ours(const struct row *row, struct result *result)
+{
+	stage_by(CLOCK_MONOTONIC, row, result);
+}
+
+static void stage_cpu(const struct row *row, struct result *result)
+{
+	stage_by(CLOCK_THREAD_CPUTIME_ID, row, result);
 }
 
 /* ---- the floor of a drain ---- */
@@ -438,7 +457,7 @@ static void stage_beyond(const struct row *row, struct result *result)
 	struct staging *staging = make_staging(row);
 	double start, end;
 	struct live live;
-	int err, status;
+	int err;
 	pid_t pid = fork_mortal();
 
 	if (!pid)
@@ -448,9 +467,12 @@ static void stage_beyond(const struct row *row, struct result *result)
 	start = now_us();
 	err = entry_of(&stage_blob)(&staging->args);
 	end = now_us();
+	if (err)
+		kill(pid, SIGKILL); /* it would wait for ever */
+	waitpid(pid, NULL, 0);
 	helpers_only(row, result);
 	result->us += staging->draining - start + end - staging->drained;
-	result->is_good &= waitpid(pid, &status, 0) == pid && !err && is_staged(row, staging);
+	result->is_good &= !err && staging->drained != 0 && is_staged(row, staging);
 }
 
 static void drain_one_by_one(const struct row *row, struct result *result)
@@ -472,80 +494,77 @@ static void drain_one_by_one(const struct row *row, struct result *result)
 
 /* ---- both ---- */
 
-static void round_trip(const struct row *row, struct result *result)
+static void trip_by(clockid_t clock, const struct row *row, struct result *result)
 {
 	struct staging *staging = make_staging(row);
 	struct live live = make_live(row);
-	struct aior_args args;
+	struct aior_args args = blob_args(staging->rings, row->rings, NULL, 0);
 	double start;
 	int err;
 
 	fill_staging(row, &live, staging);
-	start = now_us();
+	start = clock_us(clock);
 	err = entry_of(&stage_blob)(&staging->args);
-	args = blob_args(staging->rings, row->rings, NULL, 0);
 	for (uint32_t i = 0; i < row->rings; i++)
 		staging->rings[i].flags = 0;
 	if (!err)
 		err = entry_of(&blob)(&args);
-	result->us = now_us() - start;
+	result->us = clock_us(clock) - start;
 	result->is_good = !err;
 	for (uint32_t i = 0; i < row->rings; i++)
 		result->is_good &= works(staging->rings[i].addr);
 }
 
+static void trip_ours(const struct row *row, struct result *result)
+{
+	trip_by(CLOCK_MONOTONIC, row, result);
+}
+
+static void trip_cpu(const struct row *row, struct result *result)
+{
+	trip_by(CLOCK_THREAD_CPUTIME_ID, row, result);
+}
+
 /* ---- the rows ---- */
 
-#define RESTORE_WAYS                                                                               \
-	{                                                                                          \
-		restore_ours, restore_floor, NULL, NULL                                            \
-	}
-#define STAGE_WAYS                                                                                 \
-	{                                                                                          \
-		stage_ours, drain_floor, drain_one_by_one, NULL                                    \
-	}
-#define DRAIN_WAYS                                                                                 \
-	{                                                                                          \
-		stage_ours, drain_floor, NULL, stage_beyond                                        \
-	}
+#define RESTORE .ways = {restore_ours, restore_floor}
+#define STAGE .ways = {stage_ours, drain_floor, drain_one_by_one}
+#define DRAIN .ways = {stage_ours, drain_floor, [BEYOND] = stage_beyond, [CPU] = stage_cpu}
+#define TRIP .ways = {trip_ours, drain_floor, [CPU] = trip_cpu}
 
 static const struct row restore_rows[] = {
-    {"383 slots", "head 100, tail 110", RESTORE_WAYS, .rings = 1, .slots = 383, .head = 100,
-	.tail = 110},
-    {"127 slots", "wrapped and full", RESTORE_WAYS, .rings = 1, .slots = 127, .head = 50,
-	.tail = 43},
-    {"8,319 slots", "head 4,000, tail 4,001", RESTORE_WAYS, .rings = 1, .slots = 8319, .head = 4000,
+    {"383 slots, head 100, tail 110", RESTORE, .rings = 1, .slots = 383, .head = 100, .tail = 110},
+    {"127 slots, wrapped and full", RESTORE, .rings = 1, .slots = 127, .head = 50, .tail = 43},
+    {"8,319 slots, head 4,000, tail 4,001", RESTORE, .rings = 1, .slots = 8319, .head = 4000,
 	.tail = 4001},
-    {"60,031 slots", "head 60,000, tail 60,010", RESTORE_WAYS, .rings = 1, .slots = 60031,
-	.head = 60000, .tail = 60010},
-    {"256 rings of 127 slots", "three pending in each", RESTORE_WAYS, .rings = 256, .slots = 127,
+    {"60,031 slots, head 60,000, tail 60,010", RESTORE, .rings = 1, .slots = 60031, .head = 60000,
+	.tail = 60010},
+    {"256 rings of 127 slots, three pending in each", RESTORE, .rings = 256, .slots = 127,
 	.head = 7, .tail = 10},
 };
 
 static const struct row stage_rows[] = {
-    {"1 ring", "idle", STAGE_WAYS, .rings = 1, .requests = 1},
-    {"16 rings", "idle", STAGE_WAYS, .rings = 16, .requests = 1},
-    {"64 rings", "idle", STAGE_WAYS, TIMES_FIRST, 2, .rings = 64, .requests = 1},
-    {"1,000 rings", "idle, at most 63 helpers", STAGE_WAYS, .rings = 1000, .requests = 1,
-	.helpers = 63},
-    {"1,000 rings", "idle, at most 127 helpers", STAGE_WAYS, .rings = 1000, .requests = 1,
-	.helpers = 127},
-    {"1,000 rings", "idle, 255 helpers: the blob's own number", STAGE_WAYS, MS, 1000, .rings = 1000,
-	.requests = 1},
+    {"1 idle ring", STAGE, .rings = 1, .requests = 1},
+    {"16 idle rings", STAGE, .rings = 16, .requests = 1},
+    {"64 idle rings", STAGE, TIMES_FIRST, 2, .rings = 64, .requests = 1},
+    {"1,000 idle rings, 63 helpers", STAGE, .rings = 1000, .requests = 1, .helpers = 63},
+    {"1,000 idle rings, 127 helpers", STAGE, .rings = 1000, .requests = 1, .helpers = 127},
+    {"1,000 idle rings, as many as the blob takes", STAGE, MS, 1000, .rings = 1000, .requests = 1},
 };
 
+/* 1,023 make the same ring as 1,024, and 64 of those would be all that fs.aio-max-nr has. */
 static const struct row drain_rows[] = {
-    {"64 x 1,024", "idle", DRAIN_WAYS, MS_BEYOND, 5, .rings = 64, .requests = 1023},
-    {"64 x 1,024, polls", "32 polls in flight in each", DRAIN_WAYS, MS_BEYOND, 5, .rings = 64,
-	.requests = 1023, .flight = POLLS},
-    {"64 x 1,024, reads", "32 direct reads of 64 KiB submitted in each", DRAIN_WAYS, MS_BEYOND, 5,
-	.rings = 64, .requests = 1023, .flight = READS},
-    {"63 helpers", "started and reaped, with nothing to do", {helpers_only, NULL, NULL, NULL},
-	.rings = 64},
+    {"64 rings of 1,024, idle", DRAIN, MS_BEYOND, 5, .rings = 64, .requests = 1023},
+    {"64 rings of 1,024, 32 polls in each", DRAIN, MS_BEYOND, 5, .rings = 64, .requests = 1023,
+	.flight = POLLS},
+    {"64 rings of 1,024, 32 direct reads in each", DRAIN, MS_BEYOND, 5, .rings = 64,
+	.requests = 1023, .flight = READS},
+    {"63 helpers that have nothing to do", .ways = {helpers_only}, .rings = 64},
 };
 
 static const struct row trip_rows[] = {
-    {"64 rings", "idle", {round_trip, drain_floor, NULL, NULL}, .rings = 64, .requests = 1},
+    {"64 idle rings", TRIP, .rings = 64, .requests = 1},
+    {"64 rings of 1,024, idle", TRIP, .rings = 64, .requests = 1023},
 };
 
 #define TABLE(list) .rows = list, .row_count = COUNT(list)
@@ -554,37 +573,40 @@ static const struct table tables[] = {
     {"restore", "staged rings become live ones, in one process on one CPU", TABLE(restore_rows),
 	.rounds = 21, .unit = 1, .unit_name = "us", .is_pinned = 1,
 	.notes =
-	    "floor: only the system calls that no way can do without (io_setup, completions in "
-	    "the largest\nbatches, mremap) and one copy, with no check of anything"},
-    {"stage", "live rings become plain memory", TABLE(stage_rows), .rounds = 9, .unit = 1000,
+	    "floor: only the system calls that no way can do without (io_setup, completions in\n"
+	    "the largest batches, mremap) and one copy, with no check of anything."},
+    {"stage", "live rings become plain memory", TABLE(stage_rows), .rounds = 11, .unit = 1000,
 	.unit_name = "ms",
 	.notes =
-	    "floor: as many contexts destroyed by as many helper processes at once, and nothing "
-	    "else\none by one: io_destroy of one after the other; of more than 16, reckoned from "
-	    "16"},
+	    "floor: as many contexts destroyed by as many helper processes at once, nothing else.\n"
+	    "one by one: io_destroy of one after the other; of more than 16, reckoned from 16."},
     {"drain", "what a stage costs beside the drain itself", TABLE(drain_rows), .rounds = 15,
 	.unit = 1000, .unit_name = "ms",
 	.notes =
-	    "floor: the same requests, the same contexts and helpers, and nothing else. It waits "
-	    "for "
-	    "RCU's\ngrace periods, which differ by tens of ms from one run to the next; so what a "
-	    "stage adds is also\nmeasured by itself: beyond = time before the first io_destroy + "
-	    "after the last + starting the helpers"},
-    {"round trip", "stage and restore of the same rings: how long a program stands still",
+	    "floor: the same contexts, requests and helpers, and nothing else. It waits for RCU's\n"
+	    "grace periods, which differ by tens of ms from one run to the next. So what a stage\n"
+	    "adds is measured by itself too, in two ways that should agree:\n"
+	    "beyond: time before the first io_destroy and after the last, plus starting helpers;\n"
+	    "cpu: what the staging thread has computed, its share of the drain included."},
+    {"round trip", "stage, and restore of the same rings: how long a program stands still",
 	TABLE(trip_rows), .rounds = 15, .unit = 1000, .unit_name = "ms",
-	.notes =
-	    "floor: the drain alone, which is grace periods for the most part; 1 / ratio is its "
-	    "part of the whole"},
+	.notes = "floor: the drain alone, which is nearly all grace periods.\n"
+		 "cpu: what the thread has computed for both; the rest of ours is waiting."},
 };
 
 /* ---- measuring ---- */
 
 static struct samples samples[COUNT(tables)][MOST_ROWS];
+static double load; /* average of a minute, when it began */
 
-/* Direct reads need a file system that takes them. */
-static int cannot_run(const struct row *row)
+/* What keeps a row from being measured here; NULL if nothing does. */
+static const char *why_not(const struct row *row)
 {
-	return row->flight == READS && direct_fd < 0;
+	if (row->flight == READS && direct_fd < 0)
+		return "no file system here takes O_DIRECT";
+	if ((long)row->rings * row->requests > aio_max_nr() - aio_nr())
+		return "fs.aio-max-nr leaves too few requests, beside those of other programs";
+	return NULL;
 }
 
 static int measure(const struct row *row, enum which which, int is_pinned, struct samples *to)
@@ -604,8 +626,10 @@ static int measure(const struct row *row, enum which which, int is_pinned, struc
 		_exit(0);
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || status || !result->is_good) {
-		fprintf(stderr, "bench: %s, %s: %s failed, so there is nothing to compare\n",
-		    row->name, row->means, way_names[which]);
+		fprintf(stderr,
+		    "bench: %s (%s): the rings are not what they should be afterwards, so its "
+		    "time says nothing (status 0x%x)\n",
+		    row->name, way_names[which], (unsigned)status);
 		return 0;
 	}
 	if (which == OURS && (!to->count[OURS] || result->in_flight < to->in_flight))
@@ -614,20 +638,28 @@ static int measure(const struct row *row, enum which which, int is_pinned, struc
 	return 1;
 }
 
-/* All that is compared takes turns. What takes seconds, and varies little, does so less often. */
+/* All ways once. What takes seconds, and varies little, takes part in some rounds only. */
+static int measure_row(
+    const struct table *table, const struct row *row, unsigned round, struct samples *to)
+{
+	for (enum which which = OURS; which < WAYS; which++) {
+		if (!row->ways[which] || (which == PLAIN && round % PLAIN_EVERY))
+			continue;
+		if (!measure(row, which, table->is_pinned, to))
+			return 0;
+	}
+	return 1;
+}
+
+/* All that is compared takes turns. */
 static int measure_table(const struct table *table, struct samples *to)
 {
+	for (unsigned r = 0; r < table->row_count; r++)
+		to[r].why_not = why_not(&table->rows[r]);
 	for (unsigned round = 0; round < effort(table->rounds); round++)
 		for (unsigned r = 0; r < table->row_count; r++)
-			for (enum which which = OURS; which < WAYS; which++) {
-				const struct row *row = &table->rows[r];
-
-				if (!row->ways[which] || cannot_run(row) ||
-				    (which == PLAIN && round % PLAIN_EVERY))
-					continue;
-				if (!measure(row, which, table->is_pinned, &to[r]))
-					return 0;
-			}
+			if (!to[r].why_not && !measure_row(table, &table->rows[r], round, &to[r]))
+				return 0;
 	return 1;
 }
 
@@ -663,30 +695,6 @@ static double reached(const struct row *row, struct samples *first, struct sampl
 	}
 }
 
-static void print_time(const struct table *table, double us, int is_there)
-{
-	if (is_there)
-		printf(" %9.*f", us / table->unit < 100 ? 1 : 0, us / table->unit);
-	else
-		printf(" %9s", "");
-}
-
-static void print_goal(const struct row *row, struct samples *first, struct samples *own)
-{
-	static const char *const limits[] = {
-	    [MS] = "ours at most %g ms",
-	    [TIMES_FIRST] = "at most %g times the first row",
-	    [MS_BEYOND] = "beyond at most %g ms",
-	};
-	double is = reached(row, first, own);
-
-	if (row->goal_of == NO_GOAL)
-		return;
-	printf("  ");
-	printf(limits[row->goal_of], row->goal);
-	printf(": %.2f, %s", is, is <= row->goal ? "reached" : "MISSED");
-}
-
 static int has_way(const struct table *table, enum which which)
 {
 	for (unsigned r = 0; r < table->row_count; r++)
@@ -695,82 +703,121 @@ static int has_way(const struct table *table, enum which which)
 	return 0;
 }
 
-static void print_row(
-    const struct table *table, const struct row *row, struct samples *first, struct samples *own)
+static double ratio(struct samples *own)
 {
-	double ours = median(own, OURS), floor = median(own, FLOOR);
+	return median(own, OURS) / median(own, FLOOR);
+}
 
-	printf("  %-22s", row->name);
-	if (cannot_run(row)) {
-		printf("  not measured: no file system here takes O_DIRECT\n");
-		return;
-	}
-	for (enum which which = OURS; which < WAYS; which++) {
+static void print_heads(const struct table *table)
+{
+	printf("\n%s: %s\n%*s", table->name, table->title, NAME_WIDTH, "");
+	for (enum which which = OURS; which < WAYS; which++)
 		if (has_way(table, which))
-			print_time(table, median(own, which), own->count[which]);
+			printf(which == FLOOR ? "%11s  ratio" : "%11s", way_names[which]);
+	printf("  (%s)\n", table->unit_name);
+}
+
+static void print_times(const struct table *table, struct samples *own)
+{
+	for (enum which which = OURS; which < WAYS; which++) {
+		double time = median(own, which) / table->unit;
+
+		if (!has_way(table, which))
+			continue;
+		if (own->count[which])
+			printf("%11.*f", time < 100 ? 1 : 0, time);
+		else
+			printf("%11s", "");
 		if (which == FLOOR && own->count[FLOOR])
-			printf(" %6.2f", ours / floor);
+			printf("%7.2f", ratio(own));
 		else if (which == FLOOR)
-			printf(" %6s", "");
+			printf("%7s", "");
 	}
-	print_goal(row, first, own);
-	printf("\n    %s", row->means);
-	if (row->flight != IDLE)
-		printf("; %u or more in flight at the start", own->in_flight);
 	printf("\n");
+}
+
+static void print_goal(const struct row *row, struct samples *first, struct samples *own)
+{
+	static const char *const goals[] = {
+	    [MS] = "ours at most %g ms",
+	    [TIMES_FIRST] = "ours at most %g times that of the first row",
+	    [MS_BEYOND] = "beyond at most %g ms",
+	};
+	double is = reached(row, first, own);
+
+	printf("    goal: ");
+	printf(goals[row->goal_of], row->goal);
+	printf("; is %.2f, %s\n", is, is <= row->goal ? "reached" : "MISSED");
 }
 
 static void print_table(const struct table *table, struct samples *own)
 {
-	printf("\n%s: %s\n  %-22s", table->name, table->title, "");
-	for (enum which which = OURS; which < WAYS; which++) {
-		if (has_way(table, which))
-			printf(" %*s%s", which == PLAIN ? 0 : 9, way_names[which], "");
-		if (which == FLOOR)
-			printf(" %6s", "ratio");
+	print_heads(table);
+	for (unsigned r = 0; r < table->row_count; r++) {
+		const struct row *row = &table->rows[r];
+
+		printf("  %-*s", NAME_WIDTH - 2, row->name);
+		if (own[r].why_not) {
+			printf("  not measured: %s\n", own[r].why_not);
+			continue;
+		}
+		print_times(table, &own[r]);
+		if (row->flight != IDLE)
+			printf("    %u of %u in flight at the start, at least\n", own[r].in_flight,
+			    row->rings * IN_FLIGHT);
+		if (row->goal_of != NO_GOAL && !own->why_not)
+			print_goal(row, own, &own[r]);
 	}
-	printf("   (%s)\n", table->unit_name);
-	for (unsigned r = 0; r < table->row_count; r++)
-		print_row(table, &table->rows[r], own, &own[r]);
-	printf("  %s\n", table->notes);
+	printf("%s\n", table->notes);
 }
 
-/* The limit is the contract's: a blob is a page at most, wherever. */
-static void print_sizes(FILE *json)
+static long file_size(const char *path)
 {
-	glob_t files;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	long size = fd < 0 ? -1 : (long)lseek(fd, 0, SEEK_END);
 
-	printf("\nsizes: bytes of each blob, of at most %u\n", AIOR_BLOB_MAX);
-	fprintf(json, "\"sizes\":{");
-	if (glob(BLOB_DIR "/blob-*.bin", 0, NULL, &files))
-		files.gl_pathc = 0;
-	for (size_t i = 0; i < files.gl_pathc; i++) {
-		const char *name = strrchr(files.gl_pathv[i], '/') + 1;
-		int fd = open(files.gl_pathv[i], O_RDONLY | O_CLOEXEC);
-		long size = fd < 0 ? -1 : (long)lseek(fd, 0, SEEK_END);
-
-		printf(
-		    "  %-28s %5ld%s\n", name, size, size > (long)AIOR_BLOB_MAX ? "  MISSED" : "");
-		fprintf(json, "%s\"%s\":%ld", i ? "," : "", name, size);
+	if (fd >= 0)
 		close(fd);
+	return size;
+}
+
+static glob_t blobs;
+
+static void print_sizes(void)
+{
+	printf("\nsizes: bytes of each blob; the goal is %u at most\n", AIOR_BLOB_MAX);
+	if (glob(BLOB_DIR "/blob-*.bin", 0, NULL, &blobs))
+		blobs.gl_pathc = 0;
+	for (size_t i = 0; i < blobs.gl_pathc; i++) {
+		long size = file_size(blobs.gl_pathv[i]);
+
+		printf("  %-28s%5ld%s\n", strrchr(blobs.gl_pathv[i], '/') + 1, size,
+		    size > (long)AIOR_BLOB_MAX ? ", MISSED" : "");
 	}
-	fprintf(json, "}");
+}
+
+static void write_way(FILE *json, enum which which, struct samples *own)
+{
+	double middle = median(own, which); /* they are in order now */
+	unsigned count = own->count[which];
+
+	if (count)
+		fprintf(json, ",\"%s\":{\"us\":%.2f,\"least\":%.2f,\"most\":%.2f,\"rounds\":%u}",
+		    way_names[which], middle, own->us[which][0], own->us[which][count - 1], count);
 }
 
 static void write_row(FILE *json, const struct row *row, struct samples *first, struct samples *own)
 {
-	fprintf(json, "{\"name\":\"%s\",\"means\":\"%s\"", row->name, row->means);
+	fprintf(json, "{\"name\":\"%s\"", row->name);
+	if (own->why_not)
+		fprintf(json, ",\"not_measured\":\"%s\"", own->why_not);
 	for (enum which which = OURS; which < WAYS; which++)
-		if (own->count[which])
-			fprintf(json,
-			    ",\"%s\":{\"us\":%.2f,\"least\":%.2f,\"most\":%.2f,\"rounds\":%u}",
-			    way_names[which], median(own, which), own->us[which][0],
-			    own->us[which][own->count[which] - 1], own->count[which]);
+		write_way(json, which, own);
 	if (own->count[FLOOR])
-		fprintf(json, ",\"ratio\":%.3f", median(own, OURS) / median(own, FLOOR));
+		fprintf(json, ",\"ratio\":%.3f", ratio(own));
 	if (row->flight != IDLE)
 		fprintf(json, ",\"in_flight\":%u", own->in_flight);
-	if (row->goal_of != NO_GOAL && !cannot_run(row))
+	if (row->goal_of != NO_GOAL && own->count[OURS] && first->count[OURS])
 		fprintf(json, ",\"goal\":%g,\"reached\":%.3f", row->goal, reached(row, first, own));
 	fprintf(json, "}");
 }
@@ -785,13 +832,57 @@ static void write_table(FILE *json, const struct table *table, struct samples *o
 	fprintf(json, "]}");
 }
 
+static int write_results(const char *path)
+{
+	struct utsname system;
+	FILE *json = fopen(path, "we");
+
+	if (!json)
+		return 0;
+	uname(&system);
+	fprintf(json,
+	    "{\"format\":1,\"kernel\":\"%s\",\"machine\":\"%s\",\"possible_cpus\":%u,\"load\":%.2f,"
+	    "\n\"tables\":[",
+	    system.release, system.machine, cpus, load);
+	for (size_t t = 0; t < COUNT(tables); t++) {
+		fprintf(json, t ? ",\n" : "\n");
+		write_table(json, &tables[t], samples[t]);
+	}
+	fprintf(json, "],\n\"sizes\":{");
+	for (size_t i = 0; i < blobs.gl_pathc; i++)
+		fprintf(json, "%s\"%s\":%ld", i ? "," : "", strrchr(blobs.gl_pathv[i], '/') + 1,
+		    file_size(blobs.gl_pathv[i]));
+	fprintf(json, "}}\n");
+	return !fclose(json);
+}
+
+/* ---- the whole ---- */
+
+/* What others do on these CPUs is in every time. */
+static void say_where(void)
+{
+	struct utsname system;
+
+	uname(&system);
+	if (getloadavg(&load, 1) != 1)
+		load = 0;
+	printf("%s %s, %u possible CPUs. Medians of rounds in which all that is compared takes "
+	       "turns.\n",
+	    system.release, system.machine, cpus);
+	if (load > 0.5)
+		printf(
+		    "Something else runs here too (load average %.1f): times are longer than they "
+		    "need be.\n",
+		    load);
+}
+
 static int start(void)
 {
 	page = (uint32_t)sysconf(_SC_PAGESIZE);
 	cpus = possible_cpus();
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (pipe2(silent, O_CLOEXEC))
 		return 0;
-	setvbuf(stdout, NULL, _IOLBF, 0);
 	aio_nr_lock();
 	blob_place(blob_file("restore"));
 	blob_load(&stage_blob, blob_file("stage"), 0);
@@ -801,33 +892,23 @@ static int start(void)
 
 int main(int argc, char **argv)
 {
-	struct utsname system;
-	FILE *json;
-
-	if (argc != 2 || !start())
+	if (argc != 2) {
+		fprintf(stderr, "usage: bench RESULTS.json\n");
 		return 2;
-	json = fopen(argv[1], "we");
-	if (!json) {
-		fprintf(stderr, "bench: %s: %s\n", argv[1], strerror(errno));
-		return 1;
 	}
-	uname(&system);
-	printf("%s %s, %u possible CPUs. Times are medians of rounds in which all ways of a table "
-	       "take turns.\n",
-	    system.release, system.machine, cpus);
-	fprintf(json,
-	    "{\"format\":1,\"kernel\":\"%s\",\"machine\":\"%s\",\"possible_cpus\":%u,\n\"tables\":"
-	    "[",
-	    system.release, system.machine, cpus);
+	if (!start())
+		return 1;
+	say_where();
 	for (size_t t = 0; t < COUNT(tables); t++) {
 		if (!measure_table(&tables[t], samples[t]))
 			return 1;
 		print_table(&tables[t], samples[t]);
-		fprintf(json, t ? ",\n" : "\n");
-		write_table(json, &tables[t], samples[t]);
 	}
-	fprintf(json, "],\n");
-	print_sizes(json);
-	fprintf(json, "}\n");
-	return fclose(json) != 0;
+	print_sizes();
+	if (!write_results(argv[1])) {
+		fprintf(stderr, "bench: cannot write %s: %s\n", argv[1], strerror(errno));
+		return 1;
+	}
+	printf("\nAll of this, with the least and the most of each: %s\n", argv[1]);
+	return 0;
 }
