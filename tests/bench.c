@@ -747,7 +747,10 @@ static void print_goal(const struct row *row, struct samples *first, struct samp
 
 	printf("    goal: ");
 	printf(goals[row->goal_of], row->goal);
-	printf("; is %.2f, %s\n", is, is <= row->goal ? "reached" : "MISSED");
+	printf("; is %.2f, %s", is, is <= row->goal ? "reached" : "MISSED");
+	if (row->goal_of == MS_BEYOND)
+		printf(" (%.2f in the best round)", own->us[BEYOND][0] / 1000);
+	printf("\n");
 }
 
 static void print_table(const struct table *table, struct samples *own)
@@ -884,6 +887,7 @@ static int start(void)
 	if (pipe2(silent, O_CLOEXEC))
 		return 0;
 	aio_nr_lock();
+	alarm(0);
 	blob_place(blob_file("restore"));
 	blob_load(&stage_blob, blob_file("stage"), 0);
 	open_direct();
