@@ -24,7 +24,7 @@
  * Contexts that are destroyed beside each other: each io_destroy waits for grace periods of RCU, and
  * those that wait at once share them.
  */
-#define MOST_HELPERS 255
+#define MOST_HELPERS 1023
 
 #define SCRATCH_BYTES 4096
 
@@ -37,10 +37,13 @@
 /* After the point of no return: calls that may be refused, by a filter say, and are made again. */
 #define CALL_TRIES 16
 
+/* Iocbs lie together as a rule: so much is read at once. */
+#define WINDOW 1024u
+
 /* The caller's scratch memory. */
 struct scratch {
-	int32_t helpers[MOST_HELPERS]; /* their pids */
-	int32_t pipes[];               /* the ends to read from, in the order of what they hold */
+	char window[WINDOW]; /* a copy of what lies at and behind an iocb */
+	int32_t pipes[];     /* the ends to read from, in the order of what they hold */
 };
 
 _Static_assert(sizeof(struct scratch) <= SCRATCH_BYTES / 2, "room for pipes");
@@ -61,6 +64,8 @@ struct work {
 	uint32_t pipes;       /* in scratch->pipes */
 	uint32_t reading;     /* which of them */
 	uint32_t tries;       /* left, for reads */
+	unsigned long window; /* address of what scratch->window is a copy of */
+	unsigned long copied; /* how much of it */
 	int into;             /* the end to write to of the last pipe; -1: it is closed */
 };
 
@@ -179,6 +184,13 @@ static long move_ring(unsigned long from, unsigned long len, unsigned long to)
 	return (unsigned long)at == to ? 0 : at;
 }
 
+/* MAP_POPULATE does not say whether all could be had, and what is missing is missed later. */
+static void touch(unsigned long addr, unsigned long len, uint32_t page_size)
+{
+	for (unsigned long at = addr; at < addr + len; at += page_size)
+		*(volatile uint32_t *)at = 0;
+}
+
 /*
  * The ring aside, its handle with it, and memory in its place, which is there before it is needed.
  * (A ring that is more than one mapping moves on some kernels, but then its handle does not follow.)
@@ -202,6 +214,7 @@ static long move(struct work *work, struct aior_ring_record *ring)
 	err = sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags);
 	if ((unsigned long)err != ring->addr)
 		return err;
+	touch(ring->addr, ring->len, work->args->page_size);
 	/*
 	 * Events in front of this tail are not of the drain. As late as it can be had: a poll that the
 	 * program has cancelled itself, right before, may only now give its event.
@@ -268,11 +281,12 @@ static void drain(struct work *work)
 
 		if (pid < 0)
 			break;
-		work->scratch->helpers[helpers++] = (int32_t)pid;
+		/* There are fewer helpers than rings: their pids need no memory of their own. */
+		ring_record(args, helpers++)->new_len = (uint64_t)pid;
 	}
 	aior_drain(&drain, 0);
 	while (helpers--) {
-		int32_t pid = work->scratch->helpers[helpers];
+		long pid = (long)ring_record(args, helpers)->new_len;
 
 		while (sys_wait4(pid, __WALL) != pid)
 			;
@@ -304,19 +318,47 @@ static long read_back(struct work *work, unsigned long to, unsigned long left)
 }
 
 /*
+ * Reads an iocb, and what lies behind it in the same page, which is as good as touched: the next one
+ * costs no system call then.
+ */
+static int read_near(struct work *work, uint64_t addr, struct iocb *iocb)
+{
+	unsigned long at = (unsigned long)addr, offset = at - work->window;
+	struct sys_iovec to = {work->scratch->window, WINDOW}, from = {(void *)at, WINDOW};
+
+	if (!fits_pointer(addr))
+		return 0;
+	if (at < work->window || offset + sizeof(*iocb) > work->copied) {
+		unsigned long left = work->args->page_size - (at & (work->args->page_size - 1));
+		long n;
+
+		if (left < WINDOW)
+			from.len = left;
+		n = sys_process_vm_readv(sys_getpid(), &to, &from);
+		work->window = at;
+		work->copied = n < 0 ? 0 : (unsigned long)n;
+		offset = 0;
+	}
+	if (offset + sizeof(*iocb) > work->copied)
+		return read_iocb(work->args, addr, iocb);
+	copy((unsigned long)iocb, (unsigned long)work->scratch->window + offset, sizeof(*iocb));
+	return 1;
+}
+
+/*
  * Whether an event that came with the drain says that a poll was cancelled: its result is 0, which
  * no poll that completes has. If its iocb is unchanged and says that it is another kind of request,
  * that is its own result (an fsync's, say). If the iocb is not there any more, or used for something
  * else, nothing can tell. Polls are what stays in flight for so long, so it is taken for one; which
  * cannot be submitted again, and restore reports it.
  */
-static int is_cancelled(const struct work *work, const struct aio_slot *event)
+static int is_cancelled(struct work *work, const struct aio_slot *event)
 {
 	struct iocb iocb;
 
 	if (event->res || event->res2)
 		return 0;
-	if (!read_iocb(work->args, event->obj, &iocb) || iocb.aio_data != event->data)
+	if (!read_near(work, event->obj, &iocb) || iocb.aio_data != event->data)
 		return 1;
 	if (iocb.aio_lio_opcode != IOCB_CMD_POLL)
 		return 0;
@@ -472,7 +514,7 @@ static int stage(struct aior_args *args)
 	/* Field by field: of an initializer, some compilers make a call of memset. */
 	work.args = args;
 	work.scratch = (void *)(unsigned long)args->scratch;
-	work.end = work.bytes = work.pinned = work.slots = work.area = 0;
+	work.end = work.bytes = work.pinned = work.slots = work.area = work.copied = 0;
 	work.moved = work.pipes = work.reading = 0;
 	work.tries = CALL_TRIES;
 	work.into = -1;

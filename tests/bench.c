@@ -15,7 +15,7 @@
 #define MOST_ROWS 8u
 #define NAME_WIDTH 48
 #define PLAIN_EVERY 5u      /* rounds */
-#define MOST_HELPERS 255u   /* of the stage blob: pie/stage.c */
+#define MOST_HELPERS 1023u  /* of the stage blob: pie/stage.c */
 #define IN_FLIGHT 32u       /* requests of each ring, where there are any */
 #define READ_BYTES 65536u   /* of a direct read */
 #define ONE_BY_ONE 16u      /* contexts destroyed one after the other; more are reckoned from it */
