@@ -534,7 +534,7 @@ static void trip_cpu(const struct row *row, struct result *result)
 
 static const struct row restore_rows[] = {
     {"383 slots, head 100, tail 110", RESTORE, .rings = 1, .slots = 383, .head = 100, .tail = 110},
-    {"127 slots, wrapped and full", RESTORE, .rings = 1, .slots = 127, .head = 50, .tail = 43},
+    {"127 slots, wrapped, 120 pending", RESTORE, .rings = 1, .slots = 127, .head = 50, .tail = 43},
     {"8,319 slots, head 4,000, tail 4,001", RESTORE, .rings = 1, .slots = 8319, .head = 4000,
 	.tail = 4001},
     {"60,031 slots, head 60,000, tail 60,010", RESTORE, .rings = 1, .slots = 60031, .head = 60000,
@@ -602,6 +602,10 @@ static double load; /* average of a minute, when it began */
 /* What keeps a row from being measured here; NULL if nothing does. */
 static const char *why_not(const struct row *row)
 {
+	uint64_t staged = AIO_RING_HEADER + (uint64_t)row->slots * AIO_RING_SLOT;
+
+	if (row->slots && (staged % page || aio_ring_max_cpus((uint32_t)staged) < cpus))
+		return "no ring of this host has that size";
 	if (row->flight == READS && direct_fd < 0)
 		return "no file system here takes O_DIRECT";
 	if ((long)row->rings * row->requests > aio_max_nr() - aio_nr())
