@@ -128,7 +128,7 @@ else
 	skip 'the layout is clang-format'"'"'s' 'there is no clang-format'
 fi
 if command -v mandoc >/dev/null; then
-	ok 'the man pages are sound' mandoc -T lint -W warning loader/aio-restorer.1 \
+	ok 'the man pages are sound' mandoc -T lint -W warning loader/aio-restorer.1 loader/aio-restorer.3 \
 		pie/aio-restorer-blob.7
 else
 	skip 'the man pages are sound' 'there is no mandoc'
