@@ -9,6 +9,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
@@ -1189,6 +1190,104 @@ static void test_cancel(void)
 	ok(!why_not_restored(), "a cancelled thread: the ring is live, and exact");
 }
 
+/* ---- threads ---- */
+
+#define THREADS 4
+
+static sem_t standing, leaving;
+static volatile sig_atomic_t is_over, is_enough;
+static atomic_ulong requests, wrong;
+
+/* As aio-restorer(3) has it. */
+static void stand_still(int signal)
+{
+	sigset_t others;
+
+	if (is_over)
+		return; /* this is what ends the wait below */
+	sigfillset(&others);
+	sigdelset(&others, signal);
+	sem_post(&standing);
+	while (!is_over)
+		sigsuspend(&others);
+	sem_post(&leaving);
+}
+
+/* One request at a time, each of which must come back once; and the heap, for its locks. */
+static void *use_a_ring(void *unused)
+{
+	aio_context_t ctx = new_ring(10);
+
+	for (uint64_t n = 0; !is_enough; n++, requests++) {
+		struct aio_slot event = {0};
+		struct iocb iocb;
+		long got;
+
+		if (!(n % 64))
+			free(calloc(1, 16));
+		iocb_null_read(&iocb, silent[0], n);
+		if (submit_one(ctx, &iocb) != 1)
+			wrong++;
+		do {
+			got = result(syscall(__NR_io_getevents, ctx, 1L, 1L, &event, NULL));
+		} while (got == -EINTR);
+		if (got != 1 || event.data != n || event.obj != (uintptr_t)&iocb || event.res)
+			wrong++;
+	}
+	io_destroy(ctx);
+	return unused;
+}
+
+static void signal_all(const pthread_t threads[THREADS], sem_t *semaphore)
+{
+	for (int i = 0; i < THREADS; i++)
+		pthread_kill(threads[i], SIGRTMIN);
+	for (int i = 0; i < THREADS; i++)
+		while (sem_wait(semaphore))
+			;
+}
+
+/* Threads that use AIO without pause are stopped, wherever they are, and notice nothing. */
+static void test_threads(void)
+{
+	struct sigaction action = {.sa_handler = stand_still, .sa_flags = SA_RESTART};
+	unsigned rounds = effort(60), done = 0;
+	pthread_t threads[THREADS];
+
+	set_up();
+	sigfillset(&action.sa_mask);
+	sigaction(SIGRTMIN, &action, NULL);
+	sem_init(&standing, 0, 0);
+	sem_init(&leaving, 0, 0);
+	for (int i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i], NULL, use_a_ring, NULL))
+			abort();
+	for (; done < rounds; done++) {
+		unsigned long before_it = requests;
+		int ret;
+
+		while (requests < before_it + 100)
+			usleep(500);
+		is_over = 0;
+		signal_all(threads, &standing);
+		heap_is_forbidden = 1;
+		ret = stage_self() || restore_self();
+		heap_is_forbidden = 0;
+		is_over = 1;
+		signal_all(threads, &leaving);
+		if (ret) {
+			diag("%s", error.message);
+			break;
+		}
+	}
+	is_enough = 1;
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	ok(done == rounds && !wrong,
+	    "%d threads, stopped %u times: %lu requests, %lu of them went wrong", THREADS, done,
+	    requests, wrong);
+}
+
 /* ---- the capsule ---- */
 
 static struct aior_capsule capsule;
@@ -1674,6 +1773,7 @@ int main(void)
 	    {"PR_SET_MDWE", test_mdwe},
 	    {"locks", test_locks},
 	    {"cancellation", test_cancel},
+	    {"threads", test_threads},
 	    {"capsule fields", test_fields},
 	    {"staged memory", test_staged_memory},
 	    {"random damage", test_random},
