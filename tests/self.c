@@ -1571,7 +1571,8 @@ static int random_damage(uint64_t seed)
 			return 1;
 		memcpy(bytes, right, len);
 		/* fs.aio-max-nr is the whole machine's. */
-		for (int tries = 0; (ret = restore_self()) && error.is_refused && tries < 3000;)
+		for (int tries = 0; (ret = restore_self()) &&
+				    (error.is_refused || error.err == EAGAIN) && tries < 3000;)
 			usleep(10000), tries++;
 		if (ret || report.ring_count != 3 || report.lost_count)
 			return 1;
