@@ -755,7 +755,8 @@ static void test_small_pipes(void)
 		    aio_max_nr() - aio_nr(), (unsigned long long)len);
 		return;
 	}
-	set_up_stage(32 << 20);
+	set_up_stage((SMALL + 10) * 2 * (size_t)page);
+	polls = map_guarded(SMALL * aio_ring_nr(page) * sizeof(*polls));
 	for (uint32_t i = 0; i < SMALL; i++)
 		make_live(i, len, i % 127, i % 50);
 	if (use_up_pipes()) {

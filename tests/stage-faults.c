@@ -59,7 +59,7 @@ static void set_up(void)
 	capsule->state = AIOR_TABLE_PREPARED;
 	make_live(0, smallest_len(), aio_ring_nr((uint32_t)smallest_len()) - 1, 0);
 	make_live(1, smallest_len() + page, 8, 0);
-	make_live(2, smallest_len() + 20 * (uint64_t)page, 99, 0);
+	make_live(2, smallest_len() + 81920 / page * (uint64_t)page, 99, 0);
 	if (watch(&stage_blob) < 0)
 		_exit(RUN_NO_FILTER);
 	start_supervisor();
