@@ -203,23 +203,16 @@ struct live {
 
 static int direct_fd = -1;
 
-static void open_direct(void)
+static void make_direct_file(void)
 {
-	const char *folders[] = {BLOB_DIR, getenv("TMPDIR"), "/tmp", "/var/tmp"};
 	size_t len = IN_FLIGHT * READ_BYTES;
 	char *content = map_memory(len, MAP_PRIVATE);
 
 	memset(content, 0x44, len);
-	for (size_t i = 0; i < COUNT(folders) && direct_fd < 0; i++) {
-		int fd =
-		    open(folders[i] ? folders[i] : "/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
-
-		if (fd < 0)
-			continue;
-		if (pwrite(fd, content, len, 0) == (ssize_t)len)
-			direct_fd = fd;
-		else
-			close(fd);
+	direct_fd = open_direct();
+	if (direct_fd >= 0 && pwrite(direct_fd, content, len, 0) != (ssize_t)len) {
+		close(direct_fd);
+		direct_fd = -1;
 	}
 	munmap(content, len);
 }
@@ -925,7 +918,7 @@ static int start(void)
 	alarm(0);
 	blob_place(blob_file("restore"));
 	blob_load(&stage_blob, blob_file("stage"), 0);
-	open_direct();
+	make_direct_file();
 	return 1;
 }
 

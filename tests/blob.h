@@ -497,6 +497,20 @@ static inline void iocb_poll(struct iocb *iocb, int fd, uint16_t events, uint64_
 	iocb->aio_data = data;
 }
 
+/* An unnamed file that is read and written directly; -1: no file system here takes O_DIRECT. */
+static inline int open_direct(void)
+{
+	const char *folders[] = {getenv("TMPDIR"), BLOB_DIR, "/tmp", "/var/tmp"};
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		int fd = folders[i] ? open(folders[i], O_TMPFILE | O_RDWR | O_DIRECT, 0600) : -1;
+
+		if (fd >= 0)
+			return fd;
+	}
+	return -1;
+}
+
 /*
  * Slots that a CPU has taken for itself can be had from there only, so a nearly full ring admits a
  * request on one CPU and not on the other.

@@ -119,20 +119,6 @@ static inline int is_unmapped(uint64_t at, size_t len)
 	return 1;
 }
 
-/* An unnamed file that is read and written directly; -1: no file system here takes O_DIRECT. */
-static inline int open_direct(void)
-{
-	const char *folders[] = {getenv("TMPDIR"), BLOB_DIR, "/tmp", "/var/tmp"};
-
-	for (size_t i = 0; i < COUNT(folders); i++) {
-		int fd = folders[i] ? open(folders[i], O_TMPFILE | O_RDWR | O_DIRECT, 0600) : -1;
-
-		if (fd >= 0)
-			return fd;
-	}
-	return -1;
-}
-
 /*
  * Becomes a user without privileges who has as many pages in pipes as he may have
  * (fs.pipe-user-pages-soft): his next pipes have two pages. -1: that cannot be had here.
