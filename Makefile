@@ -134,11 +134,11 @@ $(BUILD)/libaio-restorer.so: $($(BUILD)_objs)
 include tests/tests.mk
 include tests/cli.mk
 include tests/guest.mk
-SCRIPT_TESTS += tests/style.t tests/demo.t
+SCRIPT_TESTS += tests/style.t tests/demo.t tests/bench.t
 
 export BUILD CC
 
-tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo
+tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo $(BUILD)/tests/bench
 	@:
 
 # The kernels that `make check-qemu` boots: all that tests/qemu/fetch.sh knows, or a part of them.
