@@ -439,6 +439,47 @@ static void test_polls_forgotten(void)
 	    "... their events say POLLNVAL; the one that was not forgotten fires");
 }
 
+/*
+ * An eventfd has been closed while polls were to raise it, and its number is that of a pipe or a file by
+ * now, or of none, so that the blob's own pipe has it: nothing is taken from those.
+ */
+static void test_eventfd_closed(void)
+{
+	int fds[2], innocent[2], event_fds[3], file = memfd_create("file", MFD_CLOEXEC);
+	struct aior_args args, restored;
+	char text[16] = "";
+	const char *why;
+
+	set_up_stage(16 << 20);
+	set_up_flight();
+	new_pipe(fds);
+	new_pipe(innocent);
+	if (write(innocent[1], "innocent", 8) != 8 || write(file, "innocent innocent", 17) != 17 ||
+	    lseek(file, 1, SEEK_SET) != 1)
+		abort();
+	make_live(0, smallest_len(), 0, 0);
+	make_live(1, smallest_len(), 100, 80);
+	for (unsigned i = 0; i < 3; i++)
+		event_fds[i] = eventfd(0, EFD_CLOEXEC);
+	for (unsigned i = 0; i < 3; i++)
+		must_submit(rings[0].addr, poll_iocb(i, fds[0], event_fds[i]));
+	close(event_fds[0]);
+	if (dup2(innocent[0], event_fds[1]) < 0 || dup2(file, event_fds[2]) < 0)
+		abort();
+	args = stage_args(2);
+	why = call_stage(&args);
+	if (!why)
+		why = why_not_staged(1);
+	ok(!why && args.poll_count == 3, "eventfds that are closed: %s", why ? why : "staged");
+	ok(read(innocent[0], text, sizeof(text)) == 8 && !memcmp(text, "innocent", 8) &&
+		lseek(file, 0, SEEK_CUR) == 1,
+	    "... nothing is taken from what has their numbers");
+	why = call_restore(&args, &restored);
+	ok(!why && restored.polls_lost == 3, "... %u polls are lost: %s", restored.polls_lost,
+	    or_so(why));
+	ok(reap_until(rings[0].addr, 3) && have_come(0, 3, POLLNVAL), "... and say so, once");
+}
+
 /* What the program has cancelled itself is no poll to submit again: res 0, in front of the drain. */
 static void test_polls_cancelled(void)
 {
@@ -1030,6 +1071,7 @@ int main(void)
 	in_child("polls again", test_polls_again);
 	in_child("polls that share iocbs", test_polls_shared);
 	in_child("polls forgotten", test_polls_forgotten);
+	in_child("eventfds closed", test_eventfd_closed);
 	in_child("polls cancelled", test_polls_cancelled);
 	in_child("polls raced", test_polls_raced);
 	in_child("fsyncs", test_syncs);
