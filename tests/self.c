@@ -1678,6 +1678,32 @@ static void test_unguarded(void)
 	    "unguarded: what lies beside it stays");
 }
 
+/* In another process: in a child that has a copy, while its parent has none any more. */
+static void test_elsewhere(void)
+{
+	struct aior_capsule found;
+	int status;
+	pid_t pid;
+
+	set_up();
+	add_ring(1, 10, 50);
+	keep();
+	ok(!stage_self() && aior_find_capsule(0, &capsule, &error) == 1, "another's: staged");
+	pid = fork_mortal();
+	if (!pid)
+		for (;;)
+			pause();
+	ok(!restore_self() && aior_find_capsule(0, &found, &error) == 0, "another's: own is gone");
+	ok(aior_find_capsule(pid, &found, &error) == 1 && found.addr == capsule.addr &&
+		!memcmp(&found.table, &capsule.table, sizeof(found.table)) &&
+		!aior_check_capsule(&found, aior_host_arch(), &error),
+	    "another's: found");
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	ok(aior_find_capsule(pid, &found, &error) == -1 && error.err, "nobody's: %s",
+	    error.message);
+}
+
 /* A large process: much address space, many mappings. */
 static void test_quickly(void)
 {
@@ -1783,6 +1809,7 @@ int main(void)
 	    {"random damage", test_random},
 	    {"merged", test_merged},
 	    {"unguarded", test_unguarded},
+	    {"another process", test_elsewhere},
 	    {"found quickly", test_quickly},
 	    {"second look", test_bounded},
 	};
