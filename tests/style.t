@@ -96,6 +96,12 @@ blobs_come_with_their_compilers()
 	cat "$work/said"
 	[ "$(wc -l <"$work/said")" = 1 ] && grep -q '^no blobs for .*: missing .*-linux-gnu-gcc' "$work/said" || return 1
 	[ "$("$work/few/aio-restorer" check | grep '^blobs' | wc -w)" = 5 ] || return 1
+	for arch in $(make_var BLOB_ARCHES); do
+		[ "$arch" != "$(make_var HOST_ARCH)" ] || continue
+		"$work/few/aio-restorer" emit --arch "$arch" --blob stage >"$work/emitted" 2>"$work/said"
+		[ $? = 4 ] && [ ! -s "$work/emitted" ] || return 1
+		grep -q "this build has no stage blob for $arch; it has: restore $(make_var HOST_ARCH), stage" "$work/said" || return 1
+	done
 	make -s BUILD="$work/few" all || return 1
 	for arch in $(make_var BLOB_ARCHES); do
 		for op in restore stage; do
