@@ -3,6 +3,7 @@
  * The capsule of a staged process: found wherever it lies, in next to no time; whatever has damaged it,
  * it is never believed, and nothing is half restored.
  */
+#include <glob.h>
 #include <stddef.h>
 #include <sys/uio.h>
 
@@ -491,7 +492,137 @@ static void test_bounded(void)
 	    "the second look at %zu MiB in use: %lld ms", len >> 20, (long long)(now_ms() - begun));
 }
 
-int main(void)
+/* ---- what older releases have staged ---- */
+
+/*
+ * tests/corpus/NAME.capsule: a capsule, and behind it the content of its rings. Two of those, and a poll
+ * whose iocb and descriptor must be where they were. Nothing in there is ever changed; a new version of
+ * the records adds to it. `capsule.t --write=FILE` makes one.
+ */
+#define CORPUS_RING 0x30000000ul
+#define CORPUS_IOCB 0x32000000ul
+#define CORPUS_FD 200
+#define CORPUS_DATA 0x5eedull
+
+static int make_corpus_poll(void)
+{
+	struct iocb *iocb = map_at((void *)CORPUS_IOCB, page, PROT_READ | PROT_WRITE);
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) || dup2(fds[0], CORPUS_FD) != CORPUS_FD)
+		abort();
+	iocb_poll(iocb, CORPUS_FD, POLLIN, CORPUS_DATA);
+	return fds[1];
+}
+
+static int write_corpus(const char *path)
+{
+	FILE *file = fopen(path, "we");
+	struct iocb *iocb = (struct iocb *)CORPUS_IOCB;
+
+	make_corpus_poll();
+	for (uint32_t i = 0; i < 2; i++) {
+		aio_context_t ctx = new_ring_of(i), at = CORPUS_RING + (i << 24);
+
+		if (mremap((void *)(uintptr_t)ctx, len_of(ctx), len_of(ctx),
+			MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at) == MAP_FAILED)
+			abort();
+		add(at, 100, 10 + 70 * i);
+	}
+	keep();
+	if (!file || submit_one(rings[1], iocb) != 1 || stage_self() ||
+	    aior_find_capsule(0, &capsule, &error) != 1 ||
+	    fwrite(table(), (size_t)capsule.table.total, 1, file) != 1)
+		return 1;
+	for (uint32_t i = 0; i < 2; i++)
+		if (fwrite(ring_of(rings[i]), was[i].len, 1, file) != 1)
+			return 1;
+	return fclose(file) != 0;
+}
+
+/* The file into memory, as the process was that it comes from. */
+static const struct aior_table *load_corpus(const char *path)
+{
+	static struct aior_table head;
+	FILE *file = fopen(path, "re");
+	char *at = map_guarded(16 * (size_t)page);
+
+	if (!file || fread(&head, sizeof(head), 1, file) != 1 || head.total > 16 * page)
+		abort();
+	rewind(file);
+	if (fread(at, (size_t)head.total, 1, file) != 1)
+		abort();
+	for (uint32_t i = 0; i < head.ring_count; i++) {
+		struct aior_ring_record *ring = (void *)(at + head.rings + i * head.ring_stride);
+		void *home = map_at((void *)(uintptr_t)ring->addr,
+		    (ring->len + page - 1) & -(uint64_t)page, PROT_READ | PROT_WRITE);
+
+		if (fread(home, ring->len, 1, file) != 1)
+			abort();
+		rings[count++] = ring->addr;
+		keep();
+	}
+	fclose(file);
+	return &head;
+}
+
+/* The pending events, as they were saved. */
+static int gives_what_was_pending(uint32_t i)
+{
+	const struct aio_slot *saved = slots_of(was[i].copy);
+	struct aio_slot event;
+
+	for (uint32_t s = was[i].head; s != was[i].tail; s = aio_ring_next(s, was[i].nr))
+		if (io_getevents(rings[i], 1, &event) != 1 ||
+		    memcmp(&event, &saved[s], sizeof(event)))
+			return 0;
+	return 1;
+}
+
+static const char *corpus_path;
+
+static void corpus_file(void)
+{
+	const struct aior_table *head = load_corpus(corpus_path);
+	struct aio_slot event = {0};
+	int fd = make_corpus_poll(), ret = restore_self();
+
+	if (head->arch != aior_host_arch() || head->page_size != page) {
+		ok(ret == -1 && error.is_refused &&
+			(strstr(error.message, "is that of a process on") ||
+			    strstr(error.message, "with pages of")),
+		    "%s: %s", corpus_path, error.message);
+		return;
+	}
+	if (ret && error.is_refused) {
+		skip(corpus_path, "%s", error.message);
+		return;
+	}
+	ok(!ret && report.ring_count == 2 && report.poll_count == 1 && !report.lost_count,
+	    "%s: restored", corpus_path);
+	ok(gives_what_was_pending(0) && write(fd, "x", 1) == 1 && gives_what_was_pending(1),
+	    "%s: its events come", corpus_path);
+	ok(io_getevents(rings[1], 1, &event) == 1 && event.data == CORPUS_DATA &&
+		event.obj == CORPUS_IOCB && event.res & POLLIN,
+	    "%s: and its poll", corpus_path);
+}
+
+static void test_corpus(void)
+{
+	const char *folder = getenv("CORPUS");
+	char pattern[256];
+	glob_t found;
+
+	snprintf(pattern, sizeof(pattern), "%s/*.capsule", folder ? folder : "tests/corpus");
+	if (glob(pattern, 0, NULL, &found))
+		ok(0, "corpus: no file %s", pattern);
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		corpus_path = found.gl_pathv[i];
+		in_child(corpus_path, corpus_file);
+	}
+}
+
+int main(int argc, char **argv)
 {
 	static const struct self_test tests[] = {
 	    {"capsule fields", test_fields},
@@ -502,11 +633,14 @@ int main(void)
 	    {"another process", test_elsewhere},
 	    {"found quickly", test_quickly},
 	    {"second look", test_bounded},
+	    {"corpus", test_corpus},
 	};
 	long nr;
 
 	if (facts_start())
 		return 1;
+	if (argc > 1 && !strncmp(argv[1], "--write=", 8))
+		return write_corpus(argv[1] + 8);
 	nr = aio_nr();
 	run_tests(tests, COUNT(tests));
 	return test_end(nr);
