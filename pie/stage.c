@@ -362,7 +362,7 @@ static int is_cancelled(struct work *work, const struct aio_slot *event)
 		return 1;
 	if (iocb.aio_lio_opcode != IOCB_CMD_POLL)
 		return 0;
-	if (iocb.aio_flags & IOCB_FLAG_RESFD)
+	if (iocb.aio_flags & IOCB_FLAG_RESFD && is_eventfd((int)iocb.aio_resfd, CALL_TRIES))
 		eventfd_take_back((int)iocb.aio_resfd, CALL_TRIES);
 	return 1;
 }

@@ -62,9 +62,9 @@ static inline long sys_pipe2(int fds[2], int flags)
 	return syscall2(__NR_pipe2, (long)fds, flags);
 }
 
-static inline long sys_lseek(int fd, long offset, int whence)
+static inline long sys_ioctl(int fd, unsigned long request, void *argument)
 {
-	return syscall3(__NR_lseek, fd, offset, whence);
+	return syscall3(__NR_ioctl, fd, (long)request, (long)argument);
 }
 
 static inline long sys_fcntl(int fd, int command, long argument)

@@ -5,6 +5,8 @@
  * in, and the code copes with, is only told. (What a stop does to a thread that waits: waits.c.)
  */
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 
@@ -825,6 +827,20 @@ static int drain_with_eventfd(int count, int flags)
 	return fd;
 }
 
+/* A descriptor that was an eventfd may be another by now, from which nothing may be taken. */
+static void test_ready_to_read(void)
+{
+	int fds[2], sockets[2], ready, file = memfd_create("file", MFD_CLOEXEC);
+
+	if (pipe2(fds, O_CLOEXEC) || socketpair(AF_UNIX, SOCK_DGRAM, 0, sockets))
+		_exit(1);
+	ok(ioctl(eventfd(0, EFD_CLOEXEC), FIONREAD, &ready) && errno == ENOTTY,
+	    "an eventfd cannot be asked how much there is to read");
+	ok(!ioctl(fds[0], FIONREAD, &ready) && !ioctl(fds[1], FIONREAD, &ready) &&
+		!ioctl(file, FIONREAD, &ready) && !ioctl(sockets[0], FIONREAD, &ready),
+	    "a pipe, a file and a socket can");
+}
+
 static void test_eventfd(void)
 {
 	int fd = drain_with_eventfd(5, 0);
@@ -1033,6 +1049,7 @@ static const struct {
     {"draining through one pipe", test_drain_shared},
     {"draining direct reads", test_drain_reads},
     {"draining and eventfds", test_eventfd},
+    {"what is ready to read", test_ready_to_read},
     {"io_cancel", test_cancel},
     {"pipes", test_pipe_size},
     {"pipes of two pages", test_pipe_pages},
