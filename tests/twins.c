@@ -132,7 +132,7 @@ static int stage_twins(uint32_t *polls)
 	s.rounds++;
 	for (uint32_t i = 0; i < t.pair_count; i++) {
 		if (s.rings[i].flags != AIOR_RING_DRAINED ||
-		    mapping_of(getpid(), s.rings[i].addr).is_aio)
+		    io_submit(s.rings[i].addr, 0, NULL) != -EINVAL)
 			return differs("a ring that is not staged");
 	}
 	return check_polls(*polls);
@@ -575,12 +575,14 @@ static void run_special(uint64_t seed)
 
 static void run_broken(uint64_t seed)
 {
-	for (enum breakage kind = BREAK_SLOT; kind < BREAK_KINDS; kind++) {
-		struct tally tally = run_seeds(seed, 12, kind, NULL);
+	unsigned count = effort(12) < 3 ? 3 : effort(12);
 
-		ok(!tally.same && tally.apart >= 6,
+	for (enum breakage kind = BREAK_SLOT; kind < BREAK_KINDS; kind++) {
+		struct tally tally = run_seeds(seed, count, kind, NULL);
+
+		ok(!tally.same && tally.apart >= count / 2,
 		    "a round spoilt on purpose is noticed (%s): %u of %u", break_names[kind],
-		    tally.apart, 12 - tally.neither);
+		    tally.apart, count - tally.neither);
 	}
 }
 
