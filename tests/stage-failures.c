@@ -287,6 +287,32 @@ static void test_records(void)
 	}
 }
 
+/* In descending order, and the same ring twice: each record for itself is sound. */
+static void test_order(void)
+{
+	const struct aior_ring_record first = rings[0], second = rings[1];
+	struct aior_args args;
+	const char *why;
+	int ret;
+
+	for (int is_twice = 0; is_twice < 2; is_twice++) {
+		args = args_here();
+		rings[1] = first;
+		if (!is_twice)
+			rings[0] = second;
+		state_take(&before);
+		ret = call(&stage_blob, &args);
+		state_take(&after);
+		rings[0] = first;
+		rings[1] = second;
+		why = ret == -EINVAL && args.step == AIOR_STEP_RING && args.ring == 1
+			  ? why_touched()
+			  : "the results";
+		ok(!why, "%s: %s", is_twice ? "a ring twice" : "records in descending order",
+		    why ? why : "refused, and all is as it was");
+	}
+}
+
 static void test_headers(void)
 {
 	const struct {
@@ -340,6 +366,7 @@ static void test_bad_input(void)
 	test_args();
 	test_unknown();
 	test_records();
+	test_order();
 	test_headers();
 	/* Whatever stands in the fields that are not in use. */
 	args = args_here();

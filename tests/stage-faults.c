@@ -271,6 +271,105 @@ static void test_all_from(int further)
 	    "ENOMEM in the n-th call, and in all from %d further on: no ring is lost", further);
 }
 
+/* ---- what a filter refuses always ---- */
+
+static long refused;
+static unsigned clones;
+
+static void refuse(const struct seccomp_data *call)
+{
+	clones += call->nr == __NR_clone;
+	if (call->nr == refused)
+		faults.nth = faults.calls + 1;
+}
+
+/* With that call refused each time, and that many helpers at most. */
+static int run_refused(struct aior_args *args, long nr, uint32_t helpers)
+{
+	int ret;
+
+	set_up();
+	*args = args_here();
+	args->helpers = helpers;
+	refused = nr;
+	clones = 0;
+	faults.err = EPERM;
+	faults.before_call = refuse;
+	state_take(&before);
+	ret = call(&stage_blob, args);
+	state_take(&after);
+	faults.before_call = NULL;
+	faults.nth = 0;
+	return ret;
+}
+
+/* It is found out in time. */
+static void test_no_destroy(void)
+{
+	struct aior_args args;
+	int ret = run_refused(&args, __NR_io_destroy, 0);
+	const char *why =
+	    ret == -EPERM && args.step == AIOR_STEP_DRAIN ? why_not_as_before() : "the results";
+
+	if (!why)
+		why = why_not_delivered();
+	ok(!why, "io_destroy is refused: %s", why ? why : "the stage fails, and all is as it was");
+}
+
+/* Slower, and nothing else; and no helper is started that could not be waited for. */
+static void stage_without(const char *name, long nr, uint32_t helpers, unsigned expected)
+{
+	struct aior_args args, restored;
+	int ret = run_refused(&args, nr, helpers);
+	const char *why = ret ? "the results" : why_not_staged_well(&args, 0);
+
+	if (!why && clones != expected)
+		why = "the number of helpers";
+	if (!why)
+		why = call_restore(&args, &restored);
+	if (!why)
+		why = why_not_delivered();
+	ok(!why, "%s: %s, %u calls of clone", name, or_so(why), clones);
+}
+
+static void test_no_clone(void)
+{
+	stage_without("clone is refused", __NR_clone, 0, 1);
+}
+
+static void test_no_wait(void)
+{
+	stage_without("wait4 is refused", __NR_wait4, 0, 0);
+}
+
+static void test_as_needed(void)
+{
+	stage_without("helpers as needed", -1, 0, N - 1);
+}
+
+static void test_one_helper(void)
+{
+	stage_without("one helper at most", -1, 1, 1);
+}
+
+/* In a child, whose status says when there is no seccomp: set_up() ends it then. */
+static void in_filtered_child(const char *name, void (*test)(void))
+{
+	pid_t pid = fork_mortal();
+	int status = -1;
+
+	if (!pid) {
+		test();
+		fflush(stdout);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	if (status == RUN_NO_FILTER << 8)
+		skip(name, "no seccomp user notification here");
+	else if (status)
+		ok(0, "%s: status 0x%x", name, (unsigned)status);
+}
+
 /* ---- the events that come with the drain ---- */
 
 #define PAIRS 6
@@ -416,6 +515,11 @@ int main(void)
 	for (int further = 1; further <= (int)effort(12); further++)
 		test_all_from(further);
 	ok(aside, "%u times a ring had to stay aside", aside);
+	in_filtered_child("io_destroy is refused", test_no_destroy);
+	in_filtered_child("clone is refused", test_no_clone);
+	in_filtered_child("wait4 is refused", test_no_wait);
+	in_filtered_child("helpers as needed", test_as_needed);
+	in_filtered_child("one helper at most", test_one_helper);
 	test_compacted();
 	test_stack_of("stage", &stage_blob);
 	return test_end(nr);
