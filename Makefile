@@ -145,16 +145,19 @@ tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo $(BUILD)/tests/bench
 KERNELS :=
 ARCHES :=
 
+# As many compilers as CPUs, unless the caller has said how many.
+JOBS = $(if $(findstring j,$(firstword -$(MAKEFLAGS))),,-j$(shell nproc))
+
 # What is installed, or fetched, decides what can be built: so each step is a make of its own. Boots run
 # beside each other; all else watches fs.aio-nr, which is the whole system's.
 check: setup-check
-	$(Q)$(MAKE) --no-print-directory guest-libs tests
-	$(Q)$(MAKE) --no-print-directory guests
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs tests
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guests
 	$(Q)$(MAKE) --no-print-directory run-tests
 
 check-qemu: setup-check
-	$(Q)$(MAKE) --no-print-directory guest-libs all
-	$(Q)$(MAKE) --no-print-directory guests
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs all
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guests
 	$(Q)boots=$$(tests/qemu/fetch.sh list "$(KERNELS)" "$(ARCHES)") && \
 		tests/harness.pl -j 2 $$(echo "$$boots" | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
 

@@ -114,13 +114,19 @@ static inline int aio_nr_is_back(long before)
 	return aio_nr() <= before;
 }
 
-/* Those of our tests that spend or measure fs.aio-nr do so one at a time, wherever they were built. */
+/*
+ * Those of our tests that spend or measure fs.aio-nr do so one at a time, wherever they were built. A
+ * lock that children do not have (fcntl(2)), on a file that no test opens besides.
+ */
 static inline void aio_nr_lock(void)
 {
-	int fd = open("/proc/sys/fs/aio-nr", O_RDONLY | O_CLOEXEC);
+	int fd = open("/proc/sys/fs/lease-break-time", O_RDWR | O_CLOEXEC);
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 
 	alarm(0);
 	if (fd >= 0)
+		fcntl(fd, F_SETLKW, &lock);
+	else if ((fd = open(BLOB_DIR, O_RDONLY | O_CLOEXEC)) >= 0)
 		flock(fd, LOCK_EX);
 	alarm(TAP_PATIENCE);
 }

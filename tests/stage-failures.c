@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/uio.h>
 
+#include "bad.h"
 #include "stage.h"
 
 #ifndef __NR_mseal
@@ -15,7 +16,6 @@
 #endif
 
 #define N 3
-#define FAR (1ull << 52) /* no address that any process has */
 
 static int watched[2], event_fd; /* of the poll that is in flight all the time */
 static struct aior_table *capsule, capsule_given;
@@ -132,50 +132,15 @@ static void succeeds(const char *name, struct aior_args *args)
 
 /* ---- the arguments ---- */
 
-#define AT_ARGS(field) offsetof(struct aior_args, field), sizeof(((struct aior_args *)0)->field)
-#define AT_RING(field)                                                                             \
-	offsetof(struct aior_ring_record, field), sizeof(((struct aior_ring_record *)0)->field)
-
 static void test_args(void)
 {
-	const struct {
-		const char *name;
-		size_t offset, size;
-		uint64_t value;
-		uint32_t err;
-	} bad[] = {
-	    {"page size 0", AT_ARGS(page_size), 0, EINVAL},
-	    {"page size 2048", AT_ARGS(page_size), 2048, EINVAL},
-	    {"page size 12288", AT_ARGS(page_size), 12288, EINVAL},
-	    {"no scratch", AT_ARGS(scratch), 0, EFAULT},
-	    {"scratch not aligned", AT_ARGS(scratch), (uintptr_t)blob.scratch + 8, EINVAL},
-	    {"scratch not mapped", AT_ARGS(scratch), hole, EFAULT},
-	    {"no scratch length", AT_ARGS(scratch_len), 0, EINVAL},
-	    {"scratch too short", AT_ARGS(scratch_len), stage_blob.header->scratch - 1, EINVAL},
-	    {"scratch shorter than it says", AT_ARGS(scratch_len), 65536, EFAULT},
-	    {"scratch length absurd", AT_ARGS(scratch_len), ~0ull, EFAULT},
-	    {"rings not aligned", AT_ARGS(rings), (uintptr_t)rings + 4, EINVAL},
-	    {"rings not mapped", AT_ARGS(rings), hole, EFAULT},
-	    {"rings at the end of the world", AT_ARGS(rings), ~7ull, EFAULT},
-	    {"more rings than mapped", AT_ARGS(ring_count), 1 << 20, EFAULT},
-	    {"ring count all ones", AT_ARGS(ring_count), ~0u, EFAULT},
-	    {"ring stride 0", AT_ARGS(ring_stride), 0, EINVAL},
-	    {"ring stride too short", AT_ARGS(ring_stride), 72, EINVAL},
-	    {"ring stride not aligned", AT_ARGS(ring_stride), 84, EINVAL},
-	    {"polls not aligned", AT_ARGS(polls), (uintptr_t)polls + 1, EINVAL},
-	    {"polls not mapped", AT_ARGS(polls), hole, EFAULT},
+	const struct bad_field bad[] = {
+	    BAD_TABLES(stage_blob.header, rings, polls, hole),
 	    {"room for more polls than mapped", AT_ARGS(poll_room), ~0u, EFAULT},
-	    {"poll stride 0", AT_ARGS(poll_stride), 0, EINVAL},
-	    {"poll stride too short", AT_ARGS(poll_stride), 24, EINVAL},
-	    {"poll stride not aligned", AT_ARGS(poll_stride), 36, EINVAL},
 	    {"capsule not aligned", AT_ARGS(capsule), (uintptr_t)capsule + 4, EINVAL},
 	    {"capsule not mapped", AT_ARGS(capsule), hole, EFAULT},
 	    {"a capsule that ends too soon", AT_ARGS(capsule), hole - 64, EFAULT},
 	    {"capsule at the end of the world", AT_ARGS(capsule), ~7ull, EFAULT},
-	    /* Right if nobody looked at more than 32 bits. */
-	    {"scratch in its lower half", AT_ARGS(scratch), FAR + (uintptr_t)blob.scratch, EFAULT},
-	    {"rings in their lower half", AT_ARGS(rings), FAR + (uintptr_t)rings, EFAULT},
-	    {"polls in their lower half", AT_ARGS(polls), FAR + (uintptr_t)polls, EFAULT},
 	    {"capsule in its lower half", AT_ARGS(capsule), FAR + (uintptr_t)capsule, EFAULT},
 	};
 	struct aior_args args;
@@ -232,12 +197,7 @@ static void test_unknown(void)
 static void test_records(void)
 {
 	const uint64_t len = rings[1].len;
-	const struct {
-		const char *name;
-		size_t offset, size;
-		uint64_t value;
-		uint32_t err;
-	} bad[] = {
+	const struct bad_field bad[] = {
 	    {"address not aligned", AT_RING(addr), rings[1].addr + 8, EINVAL},
 	    {"address below the ring before", AT_RING(addr), rings[0].addr - page, EINVAL},
 	    {"address of the ring before", AT_RING(addr), rings[0].addr, EINVAL},
