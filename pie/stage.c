@@ -239,7 +239,10 @@ static void undo(struct work *work)
 		ring->aside = 0;
 		if (is_handle(addr))
 			continue;
-		/* It was in parts, and the last has become the handle: it goes with the first. */
+		/*
+		 * It was in parts, and the last has become the handle: it goes with the first. (Its
+		 * first page is a mapping of its own from now on.)
+		 */
 		move_ring(addr, work->args->page_size, aside);
 		move_ring(aside, work->args->page_size, addr);
 	}
