@@ -24,10 +24,12 @@ struct aior_blob; /* <aio-restorer/restorer.h> */
 
 /* Why something failed. */
 struct aior_error {
-	int err;            /* an errno, or 0 where none fits */
-	int is_refused;     /* nothing failed: this host cannot do what was asked */
-	int has_ring;       /* `ring` is the one it failed on */
-	uint64_t ring;      /* its address */
+	int err;           /* an errno, or 0 where none fits */
+	int is_refused;    /* nothing failed: this host cannot do what was asked */
+	int is_unfinished; /* aior_stage(), aior_restore(): a process is left parked, and a later call
+			     * goes on with it */
+	int has_ring;      /* `ring` is the one it failed on */
+	uint64_t ring;     /* its address */
 	const char *step;   /* what was being done, one word */
 	char message[1024]; /* a sentence: what, to what, why, what to do about it */
 };
@@ -205,6 +207,75 @@ AIOR_PUBLIC int aior_restore_self(struct aior_report *report, struct aior_error 
 
 /* Frees what a report holds; one that is all 0 holds nothing. */
 AIOR_PUBLIC void aior_report_free(struct aior_report *report);
+
+/*
+ * A process stages and restores the rings of others, which know nothing of it. Staged, a process is
+ * parked: its threads sleep, with all signals blocked, in memory that travels with it. No host need
+ * stay for that: another one can restore it, later or elsewhere.
+ */
+
+struct aior_options {
+	/* How long to wait for requests in flight, in milliseconds; negative: without end. */
+	int timeout_ms;
+	/* If this becomes non-zero (in a signal's handler, say), give up as soon as nothing is lost by
+	 * it; may be NULL. */
+	const volatile int *cancel;
+};
+
+/* What has become of one process. Times are in nanoseconds. */
+struct aior_outcome {
+	pid_t pid;
+	int was_so; /* nothing was to be done: it has no rings, is staged already, or is
+				   * not staged */
+	struct aior_report
+	    rings; /* its inherited_count: rings that it has by fork. Stage gives it plain
+				   * copies of them, since a relative's ring goes with its context */
+	size_t thread_count;
+	size_t heir_count; /* stage: processes that map this one's rings by fork, and ... */
+	pid_t heirs[8];    /* ... the first of them: their mappings are cut off */
+	uint64_t stood_ns; /* stage: how long its threads have stood still before all was plain
+				   * memory; restore: since they were stopped for the stage */
+	/* Where the time went. */
+	uint64_t stop_ns;    /* stopping its threads */
+	uint64_t prepare_ns; /* finding the rings, and making room for the blob */
+	uint64_t blob_ns;    /* in the blob: for stage, the drain above all */
+	uint64_t finish_ns;  /* parking its threads, or letting them go */
+};
+
+/*
+ * Stages all of these processes, or none. Needs the right to trace them (ptrace(2)), and for one with
+ * a seccomp filter CAP_SYS_ADMIN. `outcomes` has room for `count`, or is NULL; free each with
+ * aior_outcome_free(), on failure too. `options` may be NULL: no limits.
+ *
+ * Fails, and they go on as they were: as aior_snapshot() does, and as aior_stage_self() does. Fails with
+ * ETIMEDOUT, EINTR (options->cancel) and is_unfinished if requests in flight do not end: then every
+ * process named in the message stays parked, the drain goes on in it, and either function takes it up
+ * again.
+ *
+ * Runs in a thread of its own, which is the tracer.
+ */
+AIOR_PUBLIC int aior_stage(const pid_t *pids, size_t count, const struct aior_options *options,
+    struct aior_outcome *outcomes, struct aior_error *error);
+
+/*
+ * Restores their rings, and lets them go on. Fails as aior_restore_self() does: those processes stay
+ * parked as they were, and is_unfinished is set; the others are restored.
+ */
+AIOR_PUBLIC int aior_restore(const pid_t *pids, size_t count, const struct aior_options *options,
+    struct aior_outcome *outcomes, struct aior_error *error);
+
+AIOR_PUBLIC void aior_outcome_free(struct aior_outcome *outcome);
+
+/*
+ * The same for a tool that has stopped all threads of the process itself: each is in a ptrace-stop
+ * of the calling thread, and stays in one; nobody is parked. One of the threads runs what is to
+ * be run, and has its registers and its signal mask back afterwards. `ptrace_options` are those that
+ * the tool has set (PTRACE_SETOPTIONS), which are put back.
+ */
+AIOR_PUBLIC int aior_stage_traced(pid_t pid, unsigned long ptrace_options,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);
+AIOR_PUBLIC int aior_restore_traced(pid_t pid, unsigned long ptrace_options,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);
 
 #ifdef __cplusplus
 }
