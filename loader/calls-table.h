@@ -63,8 +63,44 @@ static const int broken_by_stop[] = {
 #endif
 };
 
+static const int takes_events[] = {
+    __NR_io_getevents,
+    __NR_io_pgetevents,
+#ifdef __NR_io_pgetevents_time64
+    __NR_io_pgetevents_time64,
+#endif
+};
+
+static const int keeps_time[] = {
+    __NR_nanosleep,
+    __NR_clock_nanosleep,
+    __NR_futex,
+#ifdef __NR_poll
+    __NR_poll,
+#endif
+#ifdef __NR_clock_nanosleep_time64
+    __NR_clock_nanosleep_time64,
+#endif
+#ifdef __NR_futex_time64
+    __NR_futex_time64,
+#endif
+};
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
 const struct aior_calls CALLS = {
     .io_submit = __NR_io_submit,
+#ifdef __NR_mmap2
+    .mmap = __NR_mmap2,
+#else
+    .mmap = __NR_mmap,
+#endif
+    .munmap = __NR_munmap,
+    .mprotect = __NR_mprotect,
+    .takes_events = takes_events,
+    .takes_events_count = COUNT_OF(takes_events),
+    .keeps_time = keeps_time,
+    .keeps_time_count = COUNT_OF(keeps_time),
     .broken_by_stop = broken_by_stop,
-    .broken_count = sizeof(broken_by_stop) / sizeof(broken_by_stop[0]),
+    .broken_count = COUNT_OF(broken_by_stop),
 };

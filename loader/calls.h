@@ -7,6 +7,14 @@
 
 struct aior_calls {
 	int io_submit;
+	int mmap; /* the one that takes its offset in pages, where there are two; ours is 0 */
+	int munmap, mprotect;
+	/* Calls that io_getevents' arguments go to: context, least, most, events, timeout. */
+	const int *takes_events;
+	size_t takes_events_count;
+	/* Calls whose time goes on when they are made again: see restart_syscall(2). */
+	const int *keeps_time;
+	size_t keeps_time_count;
 	const int *broken_by_stop; /* see calls-table.h */
 	size_t broken_count;
 };

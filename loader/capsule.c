@@ -117,7 +117,8 @@ static int check_extents(const struct aior_capsule *capsule, struct aior_error *
 	    {table->polls, table->poll_count, table->poll_stride, sizeof(struct aior_poll_record),
 		"its poll records are smaller than any, or not aligned",
 		"its poll records lie outside of it, or on other records"},
-	    {table->threads, table->thread_count, table->thread_stride, 8,
+	    {table->threads, table->thread_count, table->thread_stride,
+		sizeof(struct aior_thread_record),
 		"its thread records are smaller than any, or not aligned",
 		"its thread records lie outside of it, or on other records"},
 	};
@@ -164,6 +165,12 @@ const struct aior_poll_record *aior_capsule_poll(
     const struct aior_table *table, const void *bytes, uint32_t i)
 {
 	return (const void *)((const char *)bytes + table->polls + (size_t)i * table->poll_stride);
+}
+
+struct aior_thread_record *aior_capsule_thread(
+    const struct aior_table *table, const void *bytes, uint32_t i)
+{
+	return (void *)((uintptr_t)bytes + table->threads + (size_t)i * table->thread_stride);
 }
 
 /* A ring record; `end` is where the ring before it ends. */

@@ -8,6 +8,8 @@
 #include "restorer.h"
 #include "ring.h"
 
+#include <time.h>
+
 /* error.c */
 
 /* Fills `error` (unless NULL) with a formatted message, and returns -1. */
@@ -37,6 +39,7 @@ struct aior_mapping {
 	uint32_t prot, major, minor;
 	int is_ring;           /* a mapping of the kernel's AIO file */
 	int is_private_memory; /* private and anonymous: staged memory, or a capsule, is that */
+	int is_stack, is_vdso;
 };
 
 struct aior_process {
@@ -61,6 +64,10 @@ int aior_mappings(const struct aior_process *process, struct aior_mapping **mapp
  */
 int aior_each_mapping(
     pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data);
+/* Reads and writes memory of a thread's process; -1 with errno. */
+int aior_read_memory(pid_t tid, uint64_t addr, void *to, size_t len);
+int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len);
+
 /* Its pagemap (see proc_pid_pagemap(5)): a descriptor, or -1 with errno. */
 int aior_open_pagemap(pid_t task);
 /* Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. */
@@ -72,6 +79,12 @@ uint32_t aior_process_arch(const struct aior_process *process);
  * that is not known.
  */
 int aior_current_call(pid_t tid, uint64_t *first);
+/* The same with its pc, 0 where that is not known. */
+int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc);
+/* When it was started, in clock ticks after boot; 0: not known. */
+uint64_t aior_start_time(pid_t task);
+/* Whether it is one of the kernel's own in the program's guise (io_uring's workers): it runs no program. */
+int aior_is_worker(pid_t task);
 /* A number that /proc/TID/status has behind `key`; 0 if it has none. */
 long aior_status_number(pid_t tid, const char *key);
 int aior_read_number(const char *path, uint64_t *number);
@@ -100,11 +113,15 @@ int aior_end_check(struct aior_host_check *check);
 
 struct aior_stopped;
 
-/* Stops all threads of a process, and lets them go on. */
-int aior_stop(
-    const struct aior_process *process, struct aior_stopped **stopped, struct aior_error *error);
+/*
+ * Stops all threads of a process. With `to_inject` their seccomp filters are suspended while they are
+ * traced. Fails with EPERM, EBUSY (traced already), ETIMEDOUT, ESRCH, ENOMEM, and then all go on.
+ */
+int aior_stop(const struct aior_process *process, int to_inject, struct aior_stopped **stopped,
+    struct aior_error *error);
 size_t aior_stopped_count(const struct aior_stopped *stopped);
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread);
+/* They go on: waits that the stop has broken are made again. Frees `stopped`. */
 void aior_continue(struct aior_stopped *stopped);
 
 /* blobs.c */
@@ -123,6 +140,18 @@ int aior_can_execute(uint32_t arch);
 /* live.c */
 int aior_read_rings(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error);
+/* Fails if it is not one whose rings are its own alone, and which runs a program of this host. */
+int aior_check_process(const struct aior_process *process, struct aior_error *error);
+/*
+ * Calls `visit` for each other process that runs the same program and maps a ring that `mappings` have, too;
+ * `is_older`: it may be the one whose ring it is.
+ */
+void aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
+    size_t count,
+    void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data),
+    void *data);
+/* Whether the mapping behind this one goes on with the same ring. */
+int aior_ring_continues(const struct aior_mapping *mapping);
 
 /* capsule.c */
 
@@ -153,6 +182,8 @@ int aior_check_records(
 const struct aior_ring_record *aior_capsule_ring(
     const struct aior_table *table, const void *bytes, uint32_t i);
 const struct aior_poll_record *aior_capsule_poll(
+    const struct aior_table *table, const void *bytes, uint32_t i);
+struct aior_thread_record *aior_capsule_thread(
     const struct aior_table *table, const void *bytes, uint32_t i);
 
 /* image.c */

@@ -91,18 +91,19 @@ static int read_ring(int mem, const struct aior_mapping *mapping, size_t parts,
 	return 0;
 }
 
-static int continues(const struct aior_mapping *mapping)
+int aior_ring_continues(const struct aior_mapping *mapping)
 {
 	return mapping[1].is_ring && mapping[1].start == mapping->end &&
 	       mapping[1].inode == mapping->inode && mapping[1].minor == mapping->minor &&
 	       mapping[1].offset == mapping->offset + (mapping->end - mapping->start);
 }
 
-struct owner_search {
+struct relative_search {
 	const struct aior_process *process;
 	const struct aior_mapping *mappings;
-	const size_t *first; /* of each ring: its first mapping */
-	struct aior_image *image;
+	size_t count;
+	void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data);
+	void *data;
 	struct stat exe;
 };
 
@@ -127,10 +128,21 @@ static int is_older(const struct aior_process *other, const struct aior_process 
 	return process->parent == other->pid;
 }
 
-/* Marks the rings that an older process maps too: fork gave them to this one. */
-static int mark_inherited(pid_t pid, void *data)
+static const struct aior_mapping *find_ring(
+    const struct relative_search *search, const struct aior_mapping *theirs)
 {
-	struct owner_search *search = data;
+	for (size_t i = 0; i < search->count; i++) {
+		const struct aior_mapping *ours = &search->mappings[i];
+
+		if (ours->is_ring && ours->inode == theirs->inode && ours->minor == theirs->minor)
+			return ours;
+	}
+	return NULL;
+}
+
+static int visit_relative(pid_t pid, void *data)
+{
+	struct relative_search *search = data;
 	struct aior_process other;
 	struct aior_mapping *theirs;
 	struct stat exe;
@@ -139,27 +151,46 @@ static int mark_inherited(pid_t pid, void *data)
 	/* exec drops mappings, so whoever still has them runs the same program. */
 	if (pid == search->process->pid || stat_exe(pid, &exe) ||
 	    exe.st_ino != search->exe.st_ino || exe.st_dev != search->exe.st_dev ||
-	    aior_process_open(pid, &other, NULL) || !is_older(&other, search->process) ||
-	    same_memory(pid, search->process->task) || aior_mappings(&other, &theirs, &count, NULL))
+	    aior_process_open(pid, &other, NULL) || same_memory(pid, search->process->task) ||
+	    aior_mappings(&other, &theirs, &count, NULL))
 		return 0;
-	for (size_t r = 0; r < search->image->ring_count; r++) {
-		const struct aior_mapping *ours = &search->mappings[search->first[r]];
+	for (size_t i = 0; i < count; i++) {
+		const struct aior_mapping *ours =
+		    theirs[i].is_ring ? find_ring(search, &theirs[i]) : NULL;
 
-		for (size_t i = 0; i < count; i++)
-			if (theirs[i].is_ring && theirs[i].inode == ours->inode &&
-			    theirs[i].minor == ours->minor)
-				search->image->rings[r].state = AIOR_INHERITED;
+		if (ours)
+			search->visit(pid, is_older(&other, search->process), ours, search->data);
 	}
 	free(theirs);
 	return 0;
 }
 
+void aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
+    size_t count,
+    void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data), void *data)
+{
+	struct relative_search search = {process, mappings, count, visit, data, {0}};
+
+	if (!stat_exe(process->task, &search.exe))
+		aior_each_task(0, visit_relative, &search);
+}
+
+/* The rings that an older process maps too: fork gave them to this one. */
+static void mark_inherited(pid_t pid, int is_older, const struct aior_mapping *mapping, void *data)
+{
+	struct aior_image *image = data;
+
+	(void)pid;
+	for (size_t i = 0; is_older && i < image->ring_count; i++)
+		if (image->rings[i].addr == mapping->start)
+			image->rings[i].state = AIOR_INHERITED;
+}
+
 int aior_read_rings(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error)
 {
-	struct owner_search search = {.process = process, .image = image};
 	struct aior_mapping *mappings;
-	size_t count, *first, parts;
+	size_t count, parts;
 	char path[64];
 	int mem, ret = 0;
 
@@ -182,24 +213,17 @@ int aior_read_rings(
 		    "the memory of process %d cannot be read: %s", (int)process->pid,
 		    strerror(err));
 	}
-	first = calloc(count + 1, sizeof(*first));
-	if (!first)
-		ret = aior_fail(error, ENOMEM, "read", "out of memory");
 	for (size_t i = 0; i < count && !ret; i += parts) {
 		parts = 1;
 		if (!mappings[i].is_ring)
 			continue;
-		while (i + parts < count && continues(&mappings[i + parts - 1]))
+		while (i + parts < count && aior_ring_continues(&mappings[i + parts - 1]))
 			parts++;
-		first[image->ring_count] = i;
 		ret = read_ring(mem, &mappings[i], parts, image, error);
 	}
-	search.mappings = mappings;
-	search.first = first;
-	if (!ret && image->ring_count && !stat_exe(process->task, &search.exe))
-		aior_each_task(0, mark_inherited, &search);
+	if (!ret && image->ring_count)
+		aior_each_relative(process, mappings, count, mark_inherited, image);
 	close(mem);
-	free(first);
 	free(mappings);
 	return ret;
 }
@@ -287,9 +311,29 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 	return 0;
 }
 
+int aior_check_process(const struct aior_process *process, struct aior_error *error)
+{
+	struct sharer_search search = {.pid = process->pid, .task = process->task};
+	uint32_t arch;
+
+	if (process->is_kernel_thread)
+		return aior_fail(
+		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
+	aior_each_task(0, find_sharer, &search);
+	if (search.sharer)
+		return aior_fail(error, EINVAL, "open",
+		    "process %d shares its memory with process %d: its rings are not its alone",
+		    (int)process->pid, (int)search.sharer);
+	arch = aior_process_arch(process);
+	if (!aior_calls_of(arch))
+		return aior_refuse(error,
+		    "process %d runs a program for %s: this host (%s) cannot stop it",
+		    (int)process->pid, aior_arch_text(arch), aior_arch_name(aior_host_arch()));
+	return 0;
+}
+
 int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
-	struct sharer_search search = {.pid = pid};
 	struct aior_process process;
 	struct aior_stopped *stopped;
 	int ret;
@@ -297,22 +341,10 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	memset(image, 0, sizeof(*image));
 	if (error)
 		memset(error, 0, sizeof(*error));
-	if (aior_process_open(pid, &process, error))
+	if (aior_process_open(pid, &process, error) || aior_check_process(&process, error))
 		return -1;
-	if (process.is_kernel_thread)
-		return aior_fail(error, EINVAL, "open", "process %d is a kernel thread", (int)pid);
-	search.task = process.task;
-	aior_each_task(0, find_sharer, &search);
-	if (search.sharer)
-		return aior_fail(error, EINVAL, "open",
-		    "process %d shares its memory with process %d: its rings are not its alone",
-		    (int)pid, (int)search.sharer);
 	describe(&process, image);
-	if (!aior_calls_of(image->arch))
-		return aior_refuse(error,
-		    "process %d runs a program for %s: this host (%s) cannot dump it", (int)pid,
-		    aior_arch_text(image->arch), aior_arch_name(aior_host_arch()));
-	if (aior_stop(&process, &stopped, error))
+	if (aior_stop(&process, 0, &stopped, error))
 		return -1;
 	ret = aior_read_rings(&process, image, error);
 	if (!ret && read_threads(stopped, image))

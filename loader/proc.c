@@ -8,12 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "internal.h"
 #include "names.h"
 
-#define PF_KTHREAD 0x00200000u /* include/linux/sched.h; field `flags` of /proc/PID/stat */
+/* include/linux/sched.h; field `flags` of /proc/PID/stat */
+#define PF_IO_WORKER 0x00000010u
+#define PF_USER_WORKER 0x00004000u
+#define PF_KTHREAD 0x00200000u
 
 struct task_stat {
 	char state;
@@ -79,6 +83,20 @@ int aior_task_has_exited(pid_t task)
 	struct task_stat stat;
 
 	return read_stat(task, &stat) || has_exited(stat.state);
+}
+
+uint64_t aior_start_time(pid_t task)
+{
+	struct task_stat stat;
+
+	return read_stat(task, &stat) ? 0 : stat.start_time;
+}
+
+int aior_is_worker(pid_t task)
+{
+	struct task_stat stat;
+
+	return !read_stat(task, &stat) && stat.flags & (PF_IO_WORKER | PF_USER_WORKER);
 }
 
 static int find_live_task(pid_t task, void *data)
@@ -174,6 +192,8 @@ static int parse_mapping(const char *line, struct aior_mapping *mapping)
 	mapping->is_ring =
 	    !mapping->major && (!strcmp(line, "/[aio] (deleted)") || !strcmp(line, "/[aio]"));
 	mapping->is_private_memory = perms[3] == 'p' && is_anonymous(mapping, line);
+	mapping->is_stack = !strcmp(line, "[stack]");
+	mapping->is_vdso = !strcmp(line, "[vdso]");
 	return 0;
 }
 
@@ -244,6 +264,27 @@ int aior_each_mapping(
 	close(fd);
 	errno = err;
 	return n < 0 ? -1 : ret;
+}
+
+int aior_read_memory(pid_t tid, uint64_t addr, void *to, size_t len)
+{
+	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
+	ssize_t n = process_vm_readv(tid, &local, 1, &remote, 1, 0);
+
+	if (n >= 0 && (size_t)n != len)
+		errno = EFAULT;
+	return n == (ssize_t)len ? 0 : -1;
+}
+
+int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len)
+{
+	struct iovec local = {(void *)(uintptr_t)from, len},
+		     remote = {(void *)(uintptr_t)addr, len};
+	ssize_t n = process_vm_writev(tid, &local, 1, &remote, 1, 0);
+
+	if (n >= 0 && (size_t)n != len)
+		errno = EFAULT;
+	return n == (ssize_t)len ? 0 : -1;
 }
 
 static int not_allowed(const struct aior_process *process, int err, struct aior_error *error)
@@ -320,19 +361,38 @@ uint32_t aior_process_arch(const struct aior_process *process)
 	return aior_arch_of_elf(machine, ident[EI_CLASS]);
 }
 
-/* "running", or the number and the arguments in hexadecimal, or -1: fs/proc/base.c. */
-int aior_current_call(pid_t tid, uint64_t *first)
+/*
+ * "running"; or the number, the arguments, the stack pointer and the pc in hexadecimal; or -1 and the last
+ * two: fs/proc/base.c.
+ */
+int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc)
 {
-	unsigned long long argument;
+	unsigned long long args[6], sp, at = 0;
 	char path[64], text[256];
 	int nr;
 
+	*pc = 0;
 	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
-	if (read_text(text, sizeof(text), path) || sscanf(text, "%d 0x%llx", &nr, &argument) != 2 ||
-	    nr < 0)
+	if (read_text(text, sizeof(text), path) || sscanf(text, "%d", &nr) != 1)
 		return -1;
-	*first = argument;
+	if (nr < 0) {
+		if (sscanf(text, "-1 0x%llx 0x%llx", &sp, &at) == 2)
+			*pc = at;
+		return -1;
+	}
+	if (sscanf(text, "%d 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx 0x%llx", &nr,
+		&args[0], &args[1], &args[2], &args[3], &args[4], &args[5], &sp, &at) != 9)
+		return -1;
+	*first = args[0];
+	*pc = at;
 	return nr;
+}
+
+int aior_current_call(pid_t tid, uint64_t *first)
+{
+	uint64_t pc;
+
+	return aior_current_place(tid, first, &pc);
 }
 
 int aior_read_number(const char *path, uint64_t *number)

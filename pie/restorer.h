@@ -145,6 +145,34 @@ struct aior_poll_record {
 	uint32_t err;   /* out: why it was lost, an errno */
 };
 
+/* struct aior_thread_record, flags. */
+#define AIOR_THREAD_INJECTED 0x1u /* it runs the stage blob, on a stack in `scratch` */
+
+/*
+ * What a parked thread was doing, in the capsule. It sleeps in the blob's park loop, and its stack
+ * pointer lies in `stack` or at its end: so nothing need name it that is known to one pid namespace
+ * only.
+ */
+struct aior_thread_record {
+	uint64_t stack[2];   /* all ones: what the park loop needs of a stack */
+	uint64_t start_time; /* of the thread, in clock ticks after boot (/proc/TID/stat), ... */
+	uint64_t
+	    stopped_at;   /* ... and when it was stopped, CLOCK_REALTIME, in ns: as long as both are
+			       * right, the kernel knows how long a wait has lasted already */
+	uint64_t sigmask; /* its own signal mask */
+	uint64_t scratch; /* AIOR_THREAD_INJECTED: memory that goes when the blob has ended */
+	uint64_t scratch_len; /* its length; 0: there is none any more */
+	uint64_t ring;        /* it waits for this ring's events, ... */
+	uint64_t events;      /* ... has taken some already, to this address, ... */
+	uint32_t taken;       /* ... and so many go back to the ring; 0: there are none */
+	uint32_t tid;         /* in the writer's pid namespace */
+	uint32_t flags;       /* AIOR_THREAD_… */
+	int32_t call;         /* the system call that it was in, as far as that is known; or -1 */
+	uint32_t regs_len;    /* of its registers, as NT_PRSTATUS has them on its architecture */
+	uint32_t reserved[3]; /* 0 */
+	uint8_t regs[328];
+};
+
 /* struct aior_table, state. */
 #define AIOR_TABLE_IMAGE 0u    /* a copy of live rings, in an image */
 #define AIOR_TABLE_PREPARED 1u /* nothing irrevocable has been done */
@@ -246,6 +274,10 @@ AIOR_AT(aior_ring_record, flags, 48);
 AIOR_AT(aior_ring_record, step, 60);
 AIOR_ASSERT(sizeof(struct aior_poll_record) == 32, "aior_poll_record");
 AIOR_AT(aior_poll_record, flags, 24);
+AIOR_ASSERT(sizeof(struct aior_thread_record) == 432, "aior_thread_record");
+AIOR_AT(aior_thread_record, sigmask, 32);
+AIOR_AT(aior_thread_record, taken, 72);
+AIOR_AT(aior_thread_record, regs, 104);
 AIOR_ASSERT(sizeof(struct aior_table) == 104, "aior_table");
 AIOR_AT(aior_table, total, 16);
 AIOR_AT(aior_table, rings, 40);

@@ -8,6 +8,7 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -18,6 +19,93 @@
 
 typedef struct user_regs_struct arch_regs;
 
+#define ARCH_CALL_BYTES 4 /* of the instruction that makes a system call */
+
+/* Where in `code` the next such instruction is, from `at` on; `size` if there is none. */
+static inline size_t arch_find_call(
+    const unsigned char *code, size_t size, size_t at, size_t regs_len)
+{
+	const uint32_t call = 0xd4000001;
+
+	(void)regs_len;
+	for (at = (at + 3) & ~(size_t)3; at + ARCH_CALL_BYTES <= size; at += 4)
+		if (!memcmp(code + at, &call, sizeof(call)))
+			return at;
+	return size;
+}
+
+static inline uint64_t arch_pc(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return regs->pc;
+}
+
+static inline uint64_t arch_sp(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return regs->sp;
+}
+
+static inline void arch_set_pc(arch_regs *regs, size_t len, uint64_t pc)
+{
+	(void)len;
+	regs->pc = pc;
+}
+
+static inline void arch_set_sp(arch_regs *regs, size_t len, uint64_t sp)
+{
+	(void)len;
+	regs->sp = sp;
+}
+
+/* What a C function may take for granted. */
+static inline void arch_set_plain(arch_regs *regs, size_t len)
+{
+	(void)len;
+	regs->pstate &= ~0x200c00ul; /* SS, BTYPE */
+}
+
+static inline void arch_set_argument(arch_regs *regs, size_t len, uint64_t argument)
+{
+	(void)len;
+	regs->regs[0] = argument;
+}
+
+static inline void arch_set_call_to(arch_regs *regs, size_t len, long nr, const uint64_t args[6])
+{
+	(void)len;
+	memcpy(regs->regs, args, 6 * sizeof(args[0]));
+	regs->regs[8] = (unsigned long)nr;
+}
+
+static inline int64_t arch_result(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return (int64_t)regs->regs[0];
+}
+
+/* An argument of the call that the thread has just come back from: the first is number 0. */
+static inline uint64_t arch_argument(const arch_regs *regs, size_t len, int which)
+{
+	(void)len;
+	return regs->regs[which];
+}
+
+/*
+ * The number of the call that it has just come back from, with whatever result; -1: of none that is known.
+ */
+static inline int arch_last_call(pid_t tid, const arch_regs *regs, size_t len)
+{
+	const uint32_t call = 0xd4000001;
+	long word;
+
+	if (len != sizeof(*regs))
+		return -1;
+	errno = 0;
+	word = ptrace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - ARCH_CALL_BYTES), 0);
+	return !errno && (uint32_t)word == call ? (int)regs->regs[8] : -1;
+}
+
 /*
  * The system call that the thread has just come back from with EINTR; -1 if there is none. The kernel
  * has forgotten by then that it was in one (forget_syscall(), arch/arm64/kernel/signal.c), but the
@@ -25,14 +113,7 @@ typedef struct user_regs_struct arch_regs;
  */
 static inline int arch_interrupted_call(pid_t tid, const arch_regs *regs, size_t len)
 {
-	const uint32_t svc_0 = 0xd4000001;
-	long word;
-
-	if (len != sizeof(*regs) || (long)regs->regs[0] != -EINTR)
-		return -1;
-	errno = 0;
-	word = ptrace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - 4), 0);
-	return !errno && (uint32_t)word == svc_0 ? (int)regs->regs[8] : -1;
+	return arch_result(regs, len) == -EINTR ? arch_last_call(tid, regs, len) : -1;
 }
 
 /* What the kernel takes for the number of the call that the thread is in; -1: it is in none. */
@@ -51,7 +132,7 @@ static inline int arch_set_call(pid_t tid, int nr)
  * not for a thread that is in no call: so we say for a moment that it is. Newer kernels (7.2; not 6.12)
  * show x0 there as it is now, so that they do not tell. Returns -1 then.
  */
-static inline int arch_kept_argument(pid_t tid, int nr, uint64_t *first)
+static inline int arch_kept_argument(pid_t tid, int nr, uint64_t result, uint64_t *first)
 {
 	int shown;
 
@@ -59,30 +140,58 @@ static inline int arch_kept_argument(pid_t tid, int nr, uint64_t *first)
 		return -1;
 	shown = aior_current_call(tid, first);
 	arch_set_call(tid, -1);
-	return shown == nr && *first != (uint64_t)-EINTR ? 0 : -1;
+	return shown == nr && *first != result ? 0 : -1;
+}
+
+/* The first argument of the call that it has just come back from; -1: that is not known. */
+static inline int arch_first_argument(
+    pid_t tid, int nr, const arch_regs *regs, size_t len, const uint64_t *sampled, uint64_t *first)
+{
+	(void)len;
+	if (!arch_kept_argument(tid, nr, regs->regs[0], first))
+		return 0;
+	if (!sampled)
+		return -1;
+	*first = *sampled;
+	return 0;
 }
 
 /*
- * Winds the thread back to the instruction that makes the call, with its first argument: the kernel's,
- * or `first`, if that is known. What a signal that is about to run a handler must do to the call was
- * settled before the stop (arch/arm64/kernel/signal.c): EINTR is right then, and stays. Returns
- * whether the registers are to be set.
+ * Winds the thread back to the instruction that makes the call. What a signal that is about to run a
+ * handler must do to the call was settled before the stop (arch/arm64/kernel/signal.c).
  */
-static inline int arch_restart(
-    pid_t tid, int nr, arch_regs *regs, size_t len, const uint64_t *first, int handler_is_near)
+static inline void arch_again(arch_regs *regs, size_t len, uint64_t first)
 {
-	uint64_t kept;
+	(void)len;
+	regs->regs[0] = first;
+	regs->pc -= ARCH_CALL_BYTES;
+}
+
+/*
+ * For a thread that the kernel has not stopped itself, but which is one of another host's: it does not
+ * know how long the call has waited already, so the call is made anew.
+ */
+static inline void arch_anew(arch_regs *regs, size_t len, int nr)
+{
+	const unsigned long restart_syscall = 128;
 
 	(void)len;
-	if (handler_is_near)
-		return 0;
-	if (!arch_kept_argument(tid, nr, &kept))
-		first = &kept;
-	if (!first)
-		return 0;
-	regs->regs[0] = *first;
-	regs->pc -= 4;
-	return 1;
+	if (regs->regs[8] == restart_syscall && nr >= 0)
+		regs->regs[8] = (unsigned long)nr;
+}
+
+/* At the stop in front of a call: it will not be made. */
+static inline void arch_cancel_call(pid_t tid, arch_regs *regs, size_t len)
+{
+	(void)regs, (void)len;
+	arch_set_call(tid, -1);
+}
+
+/* The number of the call that is about to be made. */
+static inline int arch_call_number(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return (int)regs->regs[8];
 }
 
 #endif

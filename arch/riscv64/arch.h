@@ -7,8 +7,11 @@
 #define AIOR_ARCH_H
 
 #include <asm/ptrace.h>
+#include <elf.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/ptrace.h>
+#include <sys/uio.h>
 
 #include "internal.h"
 
@@ -16,47 +19,160 @@
 
 typedef struct user_regs_struct arch_regs;
 
+#define ARCH_CALL_BYTES 4 /* of the instruction that makes a system call */
+
+/* Where in `code` the next such instruction is, from `at` on; `size` if there is none. */
+static inline size_t arch_find_call(
+    const unsigned char *code, size_t size, size_t at, size_t regs_len)
+{
+	const uint32_t call = 0x00000073;
+
+	(void)regs_len;
+	for (at = (at + 1) & ~(size_t)1; at + ARCH_CALL_BYTES <= size; at += 2)
+		if (!memcmp(code + at, &call, sizeof(call)))
+			return at;
+	return size;
+}
+
+static inline uint64_t arch_pc(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return regs->pc;
+}
+
+static inline uint64_t arch_sp(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return regs->sp;
+}
+
+static inline void arch_set_pc(arch_regs *regs, size_t len, uint64_t pc)
+{
+	(void)len;
+	regs->pc = pc;
+}
+
+static inline void arch_set_sp(arch_regs *regs, size_t len, uint64_t sp)
+{
+	(void)len;
+	regs->sp = sp;
+}
+
+/* What a C function may take for granted. */
+static inline void arch_set_plain(arch_regs *regs, size_t len)
+{
+	(void)regs, (void)len;
+}
+
+static inline void arch_set_argument(arch_regs *regs, size_t len, uint64_t argument)
+{
+	(void)len;
+	regs->a0 = argument;
+}
+
+static inline void arch_set_call_to(arch_regs *regs, size_t len, long nr, const uint64_t args[6])
+{
+	(void)len;
+	memcpy((char *)regs + offsetof(arch_regs, a0), args, 6 * sizeof(args[0]));
+	regs->a7 = (unsigned long)nr;
+}
+
+static inline int64_t arch_result(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return (int64_t)regs->a0;
+}
+
+/* An argument of the call that the thread has just come back from: the first is number 0. */
+static inline uint64_t arch_argument(const arch_regs *regs, size_t len, int which)
+{
+	(void)len;
+	return (
+	    (const unsigned long *)regs)[offsetof(arch_regs, a0) / sizeof(long) + (size_t)which];
+}
+
+/*
+ * The number of the call that it has just come back from, with whatever result; -1: of none that is known.
+ */
+static inline int arch_last_call(pid_t tid, const arch_regs *regs, size_t len)
+{
+	const uint32_t call = 0x00000073;
+	long word;
+
+	if (len != sizeof(*regs))
+		return -1;
+	errno = 0;
+	word = ptrace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - ARCH_CALL_BYTES), 0);
+	return !errno && (uint32_t)word == call ? (int)regs->a7 : -1;
+}
+
 /*
  * The system call that the thread has just come back from with EINTR; -1 if there is none: the
  * instruction in front of its pc, and the number in a7, say so.
  */
 static inline int arch_interrupted_call(pid_t tid, const arch_regs *regs, size_t len)
 {
-	const uint32_t ecall = 0x00000073;
-	long word;
-
-	if (len != sizeof(*regs) || (long)regs->a0 != -EINTR)
-		return -1;
-	errno = 0;
-	word = ptrace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - 4), 0);
-	return !errno && (uint32_t)word == ecall ? (int)regs->a7 : -1;
+	return arch_result(regs, len) == -EINTR ? arch_last_call(tid, regs, len) : -1;
 }
 
 /* A call's result takes the place of its first argument, in a0. */
 #define ARCH_LOSES_ARGUMENT 1
 
 /*
- * Winds the thread back to the instruction that makes the call, with its first argument: the one that
- * the kernel keeps (orig_a0), if /proc/TID/syscall shows it, or `first`, if that is known. What a signal
- * that is about to run a handler must do to the call was settled before the stop
- * (arch/riscv/kernel/signal.c): EINTR is right then, and stays. Returns whether the registers are to be
- * set.
+ * The first argument of the call that it has just come back from: the kernel keeps it (orig_a0), and
+ * /proc/TID/syscall may show it. -1: that is not known.
  */
-static inline int arch_restart(
-    pid_t tid, int nr, arch_regs *regs, size_t len, const uint64_t *first, int handler_is_near)
+static inline int arch_first_argument(
+    pid_t tid, int nr, const arch_regs *regs, size_t len, const uint64_t *sampled, uint64_t *first)
 {
-	uint64_t kept;
+	(void)len;
+	if (aior_current_call(tid, first) == nr && *first != regs->a0)
+		return 0;
+	if (!sampled)
+		return -1;
+	*first = *sampled;
+	return 0;
+}
+
+/*
+ * Winds the thread back to the instruction that makes the call. What a signal that is about to run a
+ * handler must do to the call was settled before the stop (arch/riscv/kernel/signal.c).
+ */
+static inline void arch_again(arch_regs *regs, size_t len, uint64_t first)
+{
+	(void)len;
+	regs->a0 = first;
+	regs->pc -= ARCH_CALL_BYTES;
+}
+
+/*
+ * For a thread that the kernel has not stopped itself, but which is one of another host's: it does not
+ * know how long the call has waited already, so the call is made anew.
+ */
+static inline void arch_anew(arch_regs *regs, size_t len, int nr)
+{
+	const unsigned long restart_syscall = 128;
 
 	(void)len;
-	if (handler_is_near)
-		return 0;
-	if (aior_current_call(tid, &kept) == nr && kept != (uint64_t)-EINTR)
-		first = &kept;
-	if (!first)
-		return 0;
-	regs->a0 = *first;
-	regs->pc -= 4;
-	return 1;
+	if (regs->a7 == restart_syscall && nr >= 0)
+		regs->a7 = (unsigned long)nr;
+}
+
+/* At the stop in front of a call: it will not be made. */
+static inline void arch_cancel_call(pid_t tid, arch_regs *regs, size_t len)
+{
+	arch_regs cancelled = *regs;
+	struct iovec vec = {.iov_base = &cancelled, .iov_len = len};
+
+	cancelled.a7 = (unsigned long)-1;
+	ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec);
+}
+
+/* The number of the call that is about to be made. */
+static inline int arch_call_number(const arch_regs *regs, size_t len)
+{
+	(void)len;
+	return (int)regs->a7;
 }
 
 #endif

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "inject.h"
+
+/* The more, the more pipes may be had for staging, and the larger are the batches of restoring. */
+#define SCRATCH_BYTES 65536u
+#define STACK_BYTES 8192u
+/* Behind the stack: the argument block, with the words that an entry finds on its stack before it. */
+#define ARGS_BYTES 512u
+
+#define NS_PER_MS 1000000ull
+
+/* ---- where ---- */
+
+static uint64_t whole_pages(const struct aior_injection *injection, uint64_t bytes)
+{
+	return (bytes + injection->page_size - 1) & ~(injection->page_size - 1);
+}
+
+/* In a program's code; -1: there is none. */
+static int find_gate_in(struct aior_injection *injection, const struct aior_mapping *mapping)
+{
+	unsigned char code[16384];
+	uint64_t at = mapping->start;
+
+	while (at < mapping->end) {
+		size_t len = sizeof(code), found;
+
+		if (mapping->end - at < len)
+			len = (size_t)(mapping->end - at);
+		if (aior_read_memory(injection->thread->tid, at, code, len))
+			return -1;
+		found = arch_find_call(code, len, 0, injection->thread->regs_len);
+		if (found < len) {
+			injection->gate = at + found;
+			return 0;
+		}
+		/* One may lie across the end. */
+		at += len == sizeof(code) ? len - ARCH_CALL_BYTES : len;
+	}
+	return -1;
+}
+
+/* The vDSO has one, as a rule; if there is no vDSO, the program has. */
+static int find_gate(struct aior_injection *injection)
+{
+	for (int is_vdso = 1; is_vdso >= 0; is_vdso--)
+		for (size_t i = 0; i < injection->mapping_count; i++) {
+			const struct aior_mapping *mapping = &injection->mappings[i];
+
+			if (mapping->is_vdso == is_vdso && mapping->prot & PROT_EXEC &&
+			    mapping->prot & PROT_READ && !find_gate_in(injection, mapping))
+				return 0;
+		}
+	return -1;
+}
+
+/*
+ * Room between two mappings, at the upper end of the largest gap, where the kernel's own choices lie too;
+ * not below a stack, which may grow. Some pages stay free on both sides.
+ */
+static uint64_t find_room(const struct aior_injection *injection, uint64_t len)
+{
+	const uint64_t apart = 16 * injection->page_size;
+	uint64_t largest = 0, at = 0;
+
+	for (size_t i = 1; i < injection->mapping_count; i++) {
+		const struct aior_mapping *below = &injection->mappings[i - 1], *above = below + 1;
+		uint64_t gap = above->start - below->end;
+
+		if (above->is_stack || gap < len + 2 * apart || gap <= largest)
+			continue;
+		largest = gap;
+		at = above->start - apart - len;
+	}
+	return at & ~(injection->page_size - 1);
+}
+
+int aior_inject_begin(
+    struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error)
+{
+	uint64_t page, room;
+
+	page = injection->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+	injection->capsule_len = whole_pages(injection, capsule_len);
+	injection->scratch_len = whole_pages(injection, SCRATCH_BYTES + STACK_BYTES + ARGS_BYTES);
+	injection->area_len = whole_pages(injection, AIOR_BLOB_MAX) +
+			      (capsule_len ? injection->capsule_len + 2 * page : 0);
+	if (aior_mappings(
+		injection->process, &injection->mappings, &injection->mapping_count, error))
+		return -1;
+	if (find_gate(injection)) {
+		aior_inject_end(injection);
+		return aior_fail(error, ENOEXEC, "inject",
+		    "process %d has no instruction that makes a system call, in its vDSO neither",
+		    (int)injection->process->pid);
+	}
+	room = find_room(injection, injection->area_len + page + injection->scratch_len);
+	if (!room) {
+		uint64_t len = injection->area_len;
+
+		aior_inject_end(injection);
+		return aior_fail(error, ENOMEM, "inject",
+		    "process %d has no room for %llu bytes between its mappings",
+		    (int)injection->process->pid, (unsigned long long)len);
+	}
+	injection->area = room;
+	injection->capsule = capsule_len ? room + page : 0;
+	injection->code = room + injection->area_len - whole_pages(injection, AIOR_BLOB_MAX);
+	injection->scratch = room + injection->area_len + page;
+	return 0;
+}
+
+void aior_inject_end(struct aior_injection *injection)
+{
+	free(injection->mappings);
+	injection->mappings = NULL;
+}
+
+/* ---- system calls ---- */
+
+/* The instruction in the park loop that makes the call in which it sleeps: the last one. */
+static uint64_t park_gate(const struct aior_injection *injection)
+{
+	const struct aior_blob *blob = injection->blob;
+	const unsigned char *code = (const unsigned char *)blob;
+	size_t len = injection->thread->regs_len, at = blob->park, last = 0;
+
+	while ((at = arch_find_call(code, blob->park_end, at, len)) < blob->park_end)
+		last = at++;
+	return injection->code + last;
+}
+
+/* Goes on to the next stop at a system call. Returns -1 if it has exited. */
+static int next_call_stop(const struct aior_injection *injection)
+{
+	int status, signal = 0;
+
+	do {
+		if (ptrace(PTRACE_SYSCALL, injection->thread->tid, 0, signal))
+			return -1;
+		while (waitpid(injection->thread->tid, &status, __WALL) < 0)
+			if (errno != EINTR)
+				return -1;
+		if (!WIFSTOPPED(status))
+			return -1;
+		/* All signals are blocked, but for one that stops the process, by and by. */
+		signal = status >> 16 ? 0 : WSTOPSIG(status);
+	} while (signal != (SIGTRAP | 0x80));
+	return 0;
+}
+
+int64_t aior_inject_call(struct aior_injection *injection, int nr, const uint64_t args[6])
+{
+	const struct aior_tracee *thread = injection->thread;
+	arch_regs regs = thread->regs;
+	size_t len = thread->regs_len;
+
+	arch_set_plain(&regs, len);
+	arch_set_pc(&regs, len, injection->has_code ? park_gate(injection) : injection->gate);
+	if (injection->has_code && injection->sp)
+		arch_set_sp(&regs, len, injection->sp);
+	arch_set_call_to(&regs, len, nr, args);
+	if (aior_set_regs(thread->tid, &regs, len) || next_call_stop(injection) ||
+	    next_call_stop(injection) || aior_get_regs(thread->tid, &regs, &len))
+		return -EINTR;
+	return arch_result(&regs, len);
+}
+
+static int64_t map(
+    struct aior_injection *injection, uint64_t addr, uint64_t len, int prot, int flags)
+{
+	const uint64_t args[6] = {addr, len, (uint64_t)prot,
+	    (uint64_t)(MAP_PRIVATE | MAP_ANONYMOUS | flags), (uint64_t)-1, 0};
+	int64_t at = aior_inject_call(injection, injection->calls->mmap, args);
+
+	/* A 32-bit address is no negative number. */
+	if (at >= -4095 && at < 0)
+		return at;
+	return at == (int64_t)addr || (uint32_t)at == addr ? 0 : -EEXIST;
+}
+
+static int64_t unmap(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	const uint64_t args[6] = {addr, len};
+
+	return aior_inject_call(injection, injection->calls->munmap, args);
+}
+
+/* ---- mapping ---- */
+
+/* The code is written as a debugger writes a breakpoint, though nobody may write there. */
+static int write_code(const struct aior_injection *injection)
+{
+	const unsigned char *code = (const unsigned char *)injection->blob;
+	pid_t tid = injection->thread->tid;
+	char path[64];
+	size_t at = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)tid);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		ssize_t n = pwrite(fd, code, injection->blob->size, (off_t)injection->code);
+
+		close(fd);
+		if (n == (ssize_t)injection->blob->size)
+			return 0;
+	}
+	for (; at < injection->blob->size; at += sizeof(long)) {
+		size_t left = injection->blob->size - at;
+		long word = 0;
+
+		memcpy(&word, code + at, left < sizeof(word) ? left : sizeof(word));
+		if (ptrace(PTRACE_POKETEXT, tid, (void *)(uintptr_t)(injection->code + at),
+			(void *)word))
+			return -1;
+	}
+	return 0;
+}
+
+static int no_memory(const struct aior_injection *injection, int64_t err, struct aior_error *error)
+{
+	if (err == -EINTR)
+		return aior_fail(
+		    error, ESRCH, "inject", "process %d has exited", (int)injection->process->pid);
+	return aior_fail(error, (int)-err, "inject",
+	    "process %d cannot be given memory to work in (%llu bytes): %s (free some, or raise "
+	    "its RLIMIT_AS or RLIMIT_MEMLOCK, or vm.max_map_count)",
+	    (int)injection->process->pid,
+	    (unsigned long long)(injection->area_len + injection->scratch_len),
+	    aior_errno_text((int)-err));
+}
+
+int aior_inject_map(struct aior_injection *injection, struct aior_error *error)
+{
+	const uint64_t page = injection->page_size;
+	const int exact = MAP_FIXED_NOREPLACE;
+	const int rw = PROT_READ | PROT_WRITE;
+	int64_t err;
+
+	err = map(injection, injection->code, whole_pages(injection, AIOR_BLOB_MAX),
+	    PROT_READ | PROT_EXEC, exact);
+	if (err) {
+		injection->area = injection->scratch = 0;
+		return no_memory(injection, err, error);
+	}
+	if (write_code(injection)) {
+		err = -errno;
+		goto fail;
+	}
+	injection->has_code = 1;
+	if (injection->capsule)
+		err = map(injection, injection->area, injection->capsule_len + 2 * page, PROT_NONE,
+		    exact | MAP_NORESERVE);
+	if (injection->capsule && !err)
+		err = map(injection, injection->capsule, injection->capsule_len, rw,
+		    MAP_FIXED | MAP_POPULATE);
+	if (!err)
+		err = map(injection, injection->scratch, injection->scratch_len, rw,
+		    exact | MAP_POPULATE);
+	if (!err)
+		return 0;
+fail:
+	aior_inject_unmap(injection);
+	return no_memory(injection, err, error);
+}
+
+void aior_inject_unmap_scratch(struct aior_injection *injection)
+{
+	if (injection->scratch)
+		unmap(injection, injection->scratch, injection->scratch_len);
+	injection->scratch = 0;
+}
+
+int aior_inject_unmap(struct aior_injection *injection)
+{
+	int64_t err = 0;
+
+	aior_inject_unmap_scratch(injection);
+	/* The code goes, too: so it is not the code that makes this call. */
+	injection->has_code = 0;
+	if (injection->area)
+		err = unmap(injection, injection->area, injection->area_len);
+	injection->area = 0;
+	return err ? -1 : 0;
+}
+
+/* ---- running the blob ---- */
+
+uint64_t aior_inject_args(const struct aior_injection *injection)
+{
+	return injection->scratch + SCRATCH_BYTES + STACK_BYTES + 64;
+}
+
+void aior_park_regs(
+    const struct aior_blob *blob, uint64_t code, uint64_t sp, arch_regs *regs, size_t len)
+{
+	arch_set_plain(regs, len);
+	arch_set_pc(regs, len, code + blob->park);
+	arch_set_sp(regs, len, sp);
+}
+
+int aior_inject_start(struct aior_injection *injection, const struct aior_args *args)
+{
+	const struct aior_tracee *thread = injection->thread;
+	uint64_t at = aior_inject_args(injection), sp = at - 64;
+	struct aior_args own = *args;
+	arch_regs regs = thread->regs;
+	size_t len = thread->regs_len;
+	/* Where an architecture's arguments are on the stack, it is the word behind the first one. */
+	const uint64_t stacked[2] = {at << 32, at >> 32};
+
+	own.scratch = injection->scratch;
+	own.scratch_len = SCRATCH_BYTES;
+	own.err = ENOSYS; /* a blob that does not know the block does not touch it */
+	if (aior_write_memory(thread->tid, at, &own, sizeof(own)) ||
+	    aior_write_memory(thread->tid, sp, stacked, sizeof(stacked)))
+		return -1;
+	arch_set_plain(&regs, len);
+	arch_set_pc(&regs, len, injection->code + injection->blob->jump);
+	arch_set_sp(&regs, len, sp);
+	arch_set_argument(&regs, len, at);
+	if (aior_set_regs(thread->tid, &regs, len) || aior_set_mask(thread->tid, ~0ull) ||
+	    ptrace(PTRACE_CONT, thread->tid, 0, 0))
+		return -1;
+	return 0;
+}
+
+/* Whether it sleeps in the park loop. */
+static int is_parked(const struct aior_injection *injection)
+{
+	uint64_t first, pc, from = injection->code + injection->blob->park;
+
+	return aior_current_place(injection->thread->tid, &first, &pc) >= 0 && pc >= from &&
+	       pc < injection->code + injection->blob->park_end;
+}
+
+/* A stop that is not ours, or the thread's end. */
+static int look_at_stop(const struct aior_injection *injection)
+{
+	pid_t tid = injection->thread->tid, pid;
+	int status;
+
+	pid = waitpid(tid, &status, __WALL | WNOHANG);
+	if (pid != tid)
+		return pid < 0 && errno != EINTR ? -1 : 0;
+	if (!WIFSTOPPED(status))
+		return -1;
+	ptrace(PTRACE_CONT, tid, 0,
+	    status >> 16 || WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
+	return 0;
+}
+
+int aior_inject_wait(struct aior_injection *injection, const struct aior_options *options)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC), now = begin, end = UINT64_MAX;
+	pid_t tid = injection->thread->tid;
+	struct timespec nap = {.tv_nsec = 50000};
+	int status;
+
+	if (options && options->timeout_ms >= 0)
+		end = begin + (uint64_t)options->timeout_ms * NS_PER_MS;
+	while (!is_parked(injection)) {
+		if (look_at_stop(injection))
+			return ESRCH;
+		now = aior_now(CLOCK_MONOTONIC);
+		if (options && options->cancel && *options->cancel)
+			return EINTR;
+		if (now >= end)
+			return ETIMEDOUT;
+		if (now - begin > 1000 * NS_PER_MS)
+			nap.tv_nsec = 2 * NS_PER_MS;
+		nanosleep(&nap, NULL);
+	}
+	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+	return aior_wait_stop(tid, &status, now + 10000 * NS_PER_MS) == 1 ? 0 : ESRCH;
+}

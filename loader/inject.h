@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Code in a stopped process: system calls that one of its threads makes for us, and a blob that it runs.
+ *
+ * What is mapped lies in one piece, which is unmapped in one piece, and the blob's scratch memory apart:
+ *
+ *	    guard | capsule | guard | code           scratch, stack, arguments
+ *
+ * The code page is readable and executable, never writable. Its park loop makes all system calls but the
+ * first and the last: a thread that nobody holds any more goes on there, and sleeps.
+ */
+#ifndef AIOR_INJECT_H
+#define AIOR_INJECT_H
+
+#include "stop.h"
+
+struct aior_injection {
+	const struct aior_process *process;
+	const struct aior_calls *calls;
+	const struct aior_blob *blob;
+	struct aior_tracee *thread; /* that runs it, captured */
+	unsigned long options;      /* of ptrace, for that thread */
+	struct aior_mapping *mappings;
+	size_t mapping_count;
+	uint64_t page_size;
+	uint64_t gate; /* an instruction of the program's own that makes system calls */
+	uint64_t area; /* 0: nothing is mapped */
+	uint64_t area_len;
+	uint64_t capsule, capsule_len; /* in it; 0: there is none */
+	uint64_t code;
+	int has_code;                  /* the blob is there */
+	uint64_t scratch, scratch_len; /* 0: there is none */
+	uint64_t sp;                   /* for the park loop */
+};
+
+/*
+ * Chooses where all lies, and finds the gate; changes nothing. `capsule_len`: room for a capsule, in bytes;
+ * 0: none is made. Fails with ENOMEM, ENOEXEC (no gate), and as aior_mappings(). End with aior_inject_end().
+ */
+int aior_inject_begin(
+    struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error);
+void aior_inject_end(struct aior_injection *injection);
+
+/* Maps it, and writes the blob. What fails leaves nothing behind. */
+int aior_inject_map(struct aior_injection *injection, struct aior_error *error);
+
+/* Unmaps the scratch memory; the thread is in a ptrace-stop, in the park loop. */
+void aior_inject_unmap_scratch(struct aior_injection *injection);
+/* Unmaps all; the thread's registers are nobody's then. Returns -1 if something is left. */
+int aior_inject_unmap(struct aior_injection *injection);
+
+/*
+ * Makes one system call in the thread: through the park loop if there is one, else through the gate. Returns
+ * its result; -EINTR - and nothing is known - if the thread has exited.
+ */
+int64_t aior_inject_call(struct aior_injection *injection, int nr, const uint64_t args[6]);
+
+/* Has the thread enter the blob; it runs when it returns. Returns -1 if it cannot. */
+int aior_inject_start(struct aior_injection *injection, const struct aior_args *args);
+/*
+ * Waits until the blob has parked, and the thread is in a ptrace-stop again. 0; or an errno: ESRCH, it has
+ * exited; ETIMEDOUT; EINTR (cancel): the blob goes on then. `options` may be NULL.
+ */
+int aior_inject_wait(struct aior_injection *injection, const struct aior_options *options);
+/* Where the argument block is, that it has been started with. */
+uint64_t aior_inject_args(const struct aior_injection *injection);
+
+/* Registers of a thread that is to sleep in the park loop of a blob at `code`. */
+void aior_park_regs(
+    const struct aior_blob *blob, uint64_t code, uint64_t sp, arch_regs *regs, size_t len);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* A process whose threads are stopped, each in a ptrace-stop of the calling thread. */
+#ifndef AIOR_STOP_H
+#define AIOR_STOP_H
+
+#include "arch.h"
+#include "internal.h"
+
+/* The system call that a thread was in right before it was stopped. */
+struct aior_sample {
+	int nr; /* -1: none that is known */
+	uint64_t first;
+	uint64_t switches; /* how often the thread had gone to sleep */
+};
+
+struct aior_tracee {
+	pid_t tid;
+	int is_stopped; /* it has stopped, and not exited */
+	int signal;     /* it was about to take this one; it gets it when it goes on */
+	int has_filter; /* of system calls */
+	struct aior_sample sample;
+	/* What aior_capture() has found; the registers are such that it can go on with them. */
+	size_t regs_len;
+	arch_regs regs;
+	uint64_t mask;
+	int call;              /* that it was in; -1: not known, or none */
+	uint64_t ring, events; /* see struct aior_thread_record */
+	uint32_t taken;
+};
+
+struct aior_stopped {
+	const struct aior_calls *calls;
+	struct aior_tracee *threads;
+	size_t count, room;
+	int has_filter;      /* one of them */
+	uint64_t stopped_at; /* when the first was: CLOCK_MONOTONIC, in ns */
+};
+
+/* CLOCK_MONOTONIC, or another clock, in nanoseconds. */
+uint64_t aior_now(clockid_t clock);
+
+/*
+ * Waits until a traced thread is in a ptrace-stop. Returns 1 and its status; 0: it has exited; -1: not
+ * before `end` (CLOCK_MONOTONIC, in ns).
+ */
+int aior_wait_stop(pid_t tid, int *status, uint64_t end);
+
+int aior_get_regs(pid_t tid, arch_regs *regs, size_t *len);
+int aior_set_regs(pid_t tid, const arch_regs *regs, size_t len);
+int aior_get_mask(pid_t tid, uint64_t *mask);
+int aior_set_mask(pid_t tid, uint64_t mask);
+
+/*
+ * For threads that are to be made to do something else: reads what they were doing, so that
+ * aior_release() can have them go on with it. A signal that a thread was about to take it takes now: it is
+ * about to run its handler then. Fails with ESRCH if the process has exited over that.
+ */
+int aior_capture(
+    struct aior_stopped *stopped, const struct aior_process *process, struct aior_error *error);
+
+/* Registers and mask as captured, whatever it has done meanwhile. */
+void aior_put_back(const struct aior_tracee *thread);
+/* The same, and they go on, all of them. Frees `stopped`. */
+void aior_release(struct aior_stopped *stopped);
+
+#endif
