@@ -97,6 +97,7 @@ const struct aior_calls CALLS = {
 #endif
     .munmap = __NR_munmap,
     .mprotect = __NR_mprotect,
+    .mremap = __NR_mremap,
     .takes_events = takes_events,
     .takes_events_count = COUNT_OF(takes_events),
     .keeps_time = keeps_time,

@@ -253,6 +253,106 @@ int aior_check_records(
 	return check_poll_records(capsule, bytes, error);
 }
 
+/* ---- whether its rings are there ---- */
+
+/* The part of the rings that a mapping holds, which may be several, or a part of one. */
+static void see_rings(struct aior_survey *survey, const struct aior_mapping *mapping)
+{
+	const struct aior_table *table = survey->table;
+
+	while (survey->ring < table->ring_count && mapping->start <= survey->seen &&
+	       survey->seen < mapping->end) {
+		const struct aior_ring_record *ring =
+		    aior_capsule_ring(table, survey->bytes, survey->ring);
+
+		if (mapping->end < ring->addr + ring->len) {
+			survey->seen = mapping->end;
+		} else if (++survey->ring < table->ring_count) {
+			ring = aior_capsule_ring(table, survey->bytes, survey->ring);
+			survey->seen = ring->addr;
+		}
+	}
+}
+
+static int visit_staged(const struct aior_mapping *mapping, void *data)
+{
+	struct aior_survey *survey = data;
+
+	if (!mapping->is_private_memory)
+		return 0;
+	if (mapping->prot & PROT_READ)
+		see_rings(survey, mapping);
+	if (!mapping->prot) {
+		survey->is_guarded_before |= mapping->end == survey->start;
+		survey->is_guarded_behind |= mapping->start == survey->end;
+	}
+	return 0;
+}
+
+int aior_survey(pid_t task, const struct aior_capsule *capsule, const void *bytes,
+    struct aior_survey *survey, struct aior_error *error)
+{
+	const struct aior_table *table = &capsule->table;
+
+	*survey = (struct aior_survey){
+	    .table = table,
+	    .bytes = bytes,
+	    .seen = aior_capsule_ring(table, bytes, 0)->addr,
+	    .start = capsule->addr,
+	    .end = capsule->addr +
+		   ((table->total + table->page_size - 1) & ~((uint64_t)table->page_size - 1)),
+	};
+	if (aior_each_mapping(task, visit_staged, survey) < 0)
+		return aior_fail(error, errno, "maps",
+		    "the mappings cannot be read: %s (it takes /proc, and a free descriptor)",
+		    aior_errno_text(errno));
+	if (survey->ring < table->ring_count)
+		return aior_fail_ring(error, EFAULT, "ring",
+		    aior_capsule_ring(table, bytes, survey->ring)->addr,
+		    "its staged memory is gone, or is not the private memory that it was: the "
+		    "capsule is damaged, or something has unmapped it");
+	return 0;
+}
+
+/* A header that cannot be read is not sound. */
+static struct aior_ring staged_ring(pid_t tid, const struct aior_ring_record *record)
+{
+	struct aior_ring ring = {.addr = record->addr, .len = record->len, .state = AIOR_STAGED};
+	struct aio_ring header = {.nr = 0};
+
+	aior_read_memory(tid, record->addr, &header, sizeof(header));
+	aior_take_header(&ring, &header);
+	return ring;
+}
+
+int aior_check_staged(
+    pid_t tid, const struct aior_table *table, const void *bytes, struct aior_error *error)
+{
+	struct aior_host_check check;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring ring = staged_ring(tid, aior_capsule_ring(table, bytes, i));
+
+		if (ring.state == AIOR_DAMAGED)
+			return aior_fail_ring(error, EINVAL, "ring", ring.addr,
+			    "its staged content is damaged: %s", ring.damage);
+	}
+	if (aior_begin_check(&check, error))
+		return -1;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring ring = staged_ring(tid, aior_capsule_ring(table, bytes, i));
+
+		aior_check_ring(&check, &ring, 0);
+	}
+	return aior_end_check(&check);
+}
+
+void aior_reset_records(const struct aior_table *table, void *bytes)
+{
+	for (uint32_t i = 0; i < table->ring_count; i++)
+		((struct aior_ring_record *)aior_capsule_ring(table, bytes, i))->flags = 0;
+}
+
 /* ---- finding it ---- */
 
 /* Mappings that are looked into at once; process_vm_readv takes 1,024 (UIO_MAXIOV). */

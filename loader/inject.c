@@ -84,16 +84,9 @@ static uint64_t find_room(const struct aior_injection *injection, uint64_t len)
 	return at & ~(injection->page_size - 1);
 }
 
-int aior_inject_begin(
-    struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error)
+int aior_inject_begin(struct aior_injection *injection, struct aior_error *error)
 {
-	uint64_t page, room;
-
-	page = injection->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
-	injection->capsule_len = whole_pages(injection, capsule_len);
-	injection->scratch_len = whole_pages(injection, SCRATCH_BYTES + STACK_BYTES + ARGS_BYTES);
-	injection->area_len = whole_pages(injection, AIOR_BLOB_MAX) +
-			      (capsule_len ? injection->capsule_len + 2 * page : 0);
+	injection->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
 	if (aior_mappings(
 		injection->process, &injection->mappings, &injection->mapping_count, error))
 		return -1;
@@ -103,18 +96,26 @@ int aior_inject_begin(
 		    "process %d has no instruction that makes a system call, in its vDSO neither",
 		    (int)injection->process->pid);
 	}
-	room = find_room(injection, injection->area_len + page + injection->scratch_len);
-	if (!room) {
-		uint64_t len = injection->area_len;
+	return 0;
+}
 
-		aior_inject_end(injection);
+int aior_inject_place(
+    struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error)
+{
+	uint64_t page = injection->page_size, code_len = whole_pages(injection, AIOR_BLOB_MAX),
+		 room;
+
+	injection->capsule_len = whole_pages(injection, capsule_len);
+	injection->scratch_len = whole_pages(injection, SCRATCH_BYTES + STACK_BYTES + ARGS_BYTES);
+	injection->area_len = code_len + (capsule_len ? injection->capsule_len + 2 * page : 0);
+	room = find_room(injection, injection->area_len + page + injection->scratch_len);
+	if (!room)
 		return aior_fail(error, ENOMEM, "inject",
 		    "process %d has no room for %llu bytes between its mappings",
-		    (int)injection->process->pid, (unsigned long long)len);
-	}
+		    (int)injection->process->pid, (unsigned long long)injection->area_len);
 	injection->area = room;
 	injection->capsule = capsule_len ? room + page : 0;
-	injection->code = room + injection->area_len - whole_pages(injection, AIOR_BLOB_MAX);
+	injection->code = room + injection->area_len - code_len;
 	injection->scratch = room + injection->area_len + page;
 	return 0;
 }

@@ -34,10 +34,15 @@ struct aior_injection {
 };
 
 /*
- * Chooses where all lies, and finds the gate; changes nothing. `capsule_len`: room for a capsule, in bytes;
- * 0: none is made. Fails with ENOMEM, ENOEXEC (no gate), and as aior_mappings(). End with aior_inject_end().
+ * Reads the mappings, and finds the gate: the injection has process, calls, blob and thread set, and all else
+ * 0. Fails with ENOEXEC (no gate), and as aior_mappings(). End with aior_inject_end().
  */
-int aior_inject_begin(
+int aior_inject_begin(struct aior_injection *injection, struct aior_error *error);
+/*
+ * Chooses where all will lie. `capsule_len`: room for a capsule, in bytes; 0: none is made. Fails with
+ * ENOMEM. Nothing is changed by that.
+ */
+int aior_inject_place(
     struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error);
 void aior_inject_end(struct aior_injection *injection);
 

@@ -81,8 +81,6 @@ uint32_t aior_process_arch(const struct aior_process *process);
 int aior_current_call(pid_t tid, uint64_t *first);
 /* The same with its pc, 0 where that is not known. */
 int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc);
-/* When it was started, in clock ticks after boot; 0: not known. */
-uint64_t aior_start_time(pid_t task);
 /* Whether it is one of the kernel's own in the program's guise (io_uring's workers): it runs no program. */
 int aior_is_worker(pid_t task);
 /* A number that /proc/TID/status has behind `key`; 0 if it has none. */
@@ -108,6 +106,19 @@ int aior_begin_check(struct aior_host_check *check, struct aior_error *error);
 void aior_check_ring(
     struct aior_host_check *check, const struct aior_ring *ring, int may_lie_nowhere);
 int aior_end_check(struct aior_host_check *check);
+
+/* report.c */
+
+/*
+ * Makes room in a report for as many lost polls as there may be, before anything is done that cannot be
+ * undone; takes them in; gives back the room of those that there were not. Without the heap.
+ */
+int aior_reserve_lost(struct aior_report *report, uint64_t most, struct aior_error *error);
+void aior_add_lost(struct aior_report *report, const struct aior_poll_record *poll, int err);
+void aior_trim_lost(struct aior_report *report);
+/* What a restore has done, as its records say; there must be room for as many lost polls as there are polls. */
+void aior_report_restore(
+    struct aior_report *report, const struct aior_table *table, const void *bytes);
 
 /* stop.c */
 
@@ -185,6 +196,28 @@ const struct aior_poll_record *aior_capsule_poll(
     const struct aior_table *table, const void *bytes, uint32_t i);
 struct aior_thread_record *aior_capsule_thread(
     const struct aior_table *table, const void *bytes, uint32_t i);
+
+/* What the maps say of a staged process. */
+struct aior_survey {
+	const struct aior_table *table;
+	const void *bytes;
+	uint32_t ring;       /* the first that is not wholly seen yet */
+	uint64_t seen;       /* of it, the address up to which */
+	uint64_t start, end; /* the capsule's pages */
+	int is_guarded_before, is_guarded_behind;
+};
+
+/*
+ * Whether the memory that the capsule of a thread's process (0: the caller's) names is there to be read:
+ * private and anonymous, as it was staged, and no more than that is replaced. EFAULT: it is not.
+ */
+int aior_survey(pid_t task, const struct aior_capsule *capsule, const void *bytes,
+    struct aior_survey *survey, struct aior_error *error);
+/* Whether the staged content is sound (EINVAL), and this host can have such rings: as aior_check_host(). */
+int aior_check_staged(
+    pid_t tid, const struct aior_table *table, const void *bytes, struct aior_error *error);
+/* What a stage, or a restore that has failed, has written there, the restore blob wants to be 0. */
+void aior_reset_records(const struct aior_table *table, void *bytes);
 
 /* image.c */
 

@@ -85,13 +85,6 @@ int aior_task_has_exited(pid_t task)
 	return read_stat(task, &stat) || has_exited(stat.state);
 }
 
-uint64_t aior_start_time(pid_t task)
-{
-	struct task_stat stat;
-
-	return read_stat(task, &stat) ? 0 : stat.start_time;
-}
-
 int aior_is_worker(pid_t task)
 {
 	struct task_stat stat;

@@ -95,48 +95,6 @@ static void end_quiet(const struct quiet *quiet)
 	pthread_setcancelstate(quiet->cancel_state, NULL);
 }
 
-/* ---- the report ---- */
-
-/* Room for as many lost polls as there may be, before anything is done that cannot be undone. */
-static int reserve_lost(struct aior_report *report, uint64_t most, struct aior_error *error)
-{
-	uint64_t len = whole_pages(most * sizeof(*report->lost));
-
-	if (!most)
-		return 0;
-	report->lost = map(NULL, len, PROT_READ | PROT_WRITE, 0);
-	if (!report->lost)
-		return aior_fail(error, errno, "memory",
-		    "there is no memory for a list of %llu polls: %s", (unsigned long long)most,
-		    aior_errno_text(errno));
-	report->lost_len = (size_t)len;
-	return 0;
-}
-
-static void add_lost(struct aior_report *report, const struct aior_poll_record *poll, int err)
-{
-	report->lost[report->lost_count++] =
-	    (struct aior_lost_poll){poll->ring, poll->iocb, poll->data, err};
-}
-
-static void trim_lost(struct aior_report *report)
-{
-	size_t used = (size_t)whole_pages(report->lost_count * sizeof(*report->lost));
-
-	if (used < report->lost_len)
-		munmap((char *)report->lost + used, report->lost_len - used);
-	report->lost_len = used;
-	if (!used)
-		report->lost = NULL;
-}
-
-void aior_report_free(struct aior_report *report)
-{
-	if (report->lost_len)
-		munmap(report->lost, report->lost_len);
-	memset(report, 0, sizeof(*report));
-}
-
 /* ---- finding the rings ---- */
 
 struct ring_search {
@@ -421,9 +379,9 @@ static void report_stage(
 		int err = why_lost(poll);
 
 		if (err)
-			add_lost(report, poll, err);
+			aior_add_lost(report, poll, err);
 	}
-	trim_lost(report);
+	aior_trim_lost(report);
 }
 
 static int stage_rings(struct making *making, struct aior_report *report, struct aior_error *error)
@@ -473,7 +431,7 @@ static int stage(struct aior_report *report, struct aior_error *error)
 		    "there is a capsule already, at 0x%llx, of rings that were staged before: "
 		    "restore them first",
 		    (unsigned long long)capsule.addr);
-	if (reserve_lost(report, search.slots, error) || make(&making, &search, error) ||
+	if (aior_reserve_lost(report, search.slots, error) || make(&making, &search, error) ||
 	    stage_rings(&making, report, error))
 		return -1;
 	report->inherited_count = search.inherited;
@@ -482,105 +440,9 @@ static int stage(struct aior_report *report, struct aior_error *error)
 
 /* ---- restore ---- */
 
-/* What the maps say of a staged process. */
-struct survey {
-	const struct aior_table *table;
-	const void *bytes;
-	uint32_t ring;       /* the first that is not wholly seen yet */
-	uint64_t seen;       /* of it, the address up to which */
-	uint64_t start, end; /* the capsule's pages */
-	int is_guarded_before, is_guarded_behind;
-};
-
-/* The part of the rings that a mapping holds, which may be several, or a part of one. */
-static void see_rings(struct survey *survey, const struct aior_mapping *mapping)
-{
-	const struct aior_table *table = survey->table;
-
-	while (survey->ring < table->ring_count && mapping->start <= survey->seen &&
-	       survey->seen < mapping->end) {
-		const struct aior_ring_record *ring =
-		    aior_capsule_ring(table, survey->bytes, survey->ring);
-
-		if (mapping->end < ring->addr + ring->len) {
-			survey->seen = mapping->end;
-		} else if (++survey->ring < table->ring_count) {
-			ring = aior_capsule_ring(table, survey->bytes, survey->ring);
-			survey->seen = ring->addr;
-		}
-	}
-}
-
-static int visit_staged(const struct aior_mapping *mapping, void *data)
-{
-	struct survey *survey = data;
-
-	if (!mapping->is_private_memory)
-		return 0;
-	if (mapping->prot & PROT_READ)
-		see_rings(survey, mapping);
-	if (!mapping->prot) {
-		survey->is_guarded_before |= mapping->end == survey->start;
-		survey->is_guarded_behind |= mapping->start == survey->end;
-	}
-	return 0;
-}
-
-/*
- * Whether the memory that the capsule names is there to be read: private and anonymous, as it was
- * staged, and no more than that is replaced.
- */
-static int survey_rings(struct survey *survey, struct aior_error *error)
-{
-	const struct aior_table *table = survey->table;
-
-	survey->seen = aior_capsule_ring(table, survey->bytes, 0)->addr;
-	if (aior_each_mapping(0, visit_staged, survey) < 0)
-		return aior_fail(error, errno, "maps",
-		    "/proc/thread-self/maps cannot be read: %s (it takes /proc, and a free "
-		    "descriptor)",
-		    aior_errno_text(errno));
-	if (survey->ring < table->ring_count)
-		return aior_fail_ring(error, EFAULT, "ring",
-		    aior_capsule_ring(table, survey->bytes, survey->ring)->addr,
-		    "its staged memory is gone, or is not the private memory that it was: the "
-		    "capsule is damaged, or something has unmapped it");
-	return 0;
-}
-
-static struct aior_ring staged_ring(const struct aior_ring_record *record)
-{
-	struct aior_ring ring = {.addr = record->addr, .len = record->len, .state = AIOR_STAGED};
-
-	aior_take_header(&ring, (const void *)(uintptr_t)record->addr);
-	return ring;
-}
-
-/* The staged content, and whether this host can have such rings. */
-static int check_rings(const struct aior_table *table, const void *bytes, struct aior_error *error)
-{
-	struct aior_host_check check;
-
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		struct aior_ring ring = staged_ring(aior_capsule_ring(table, bytes, i));
-
-		if (ring.state == AIOR_DAMAGED)
-			return aior_fail_ring(error, EINVAL, "ring", ring.addr,
-			    "its staged content is damaged: %s", ring.damage);
-	}
-	if (aior_begin_check(&check, error))
-		return -1;
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		struct aior_ring ring = staged_ring(aior_capsule_ring(table, bytes, i));
-
-		aior_check_ring(&check, &ring, 0);
-	}
-	return aior_end_check(&check);
-}
-
 /* All that can be said before anything is touched. */
-static int check_capsule(
-    const struct aior_capsule *capsule, struct survey *survey, struct aior_error *error)
+static int check_capsule(const struct aior_capsule *capsule, const void *bytes,
+    struct aior_survey *survey, struct aior_error *error)
 {
 	unsigned long long addr = capsule->addr;
 
@@ -591,49 +453,20 @@ static int check_capsule(
 		    "the capsule at 0x%llx cannot be written to: give it PROT_WRITE back "
 		    "(mprotect)",
 		    addr);
-	if (aior_check_records(capsule, survey->bytes, error))
+	if (aior_check_records(capsule, bytes, error))
 		return -1;
 	if (capsule->table.thread_count)
 		return aior_fail(error, EBUSY, "capsule",
 		    "the capsule at 0x%llx holds threads that are parked: only another process "
 		    "can restore them (aio-restorer restore)",
 		    addr);
-	survey->start = capsule->addr;
-	survey->end = capsule->addr + whole_pages(capsule->table.total);
-	if (survey_rings(survey, error) || check_rings(&capsule->table, survey->bytes, error))
+	if (aior_survey(0, capsule, bytes, survey, error))
 		return -1;
-	return 0;
-}
-
-/* What a stage, or a restore that has failed, has written there, the blob wants to be 0. */
-static void reset_records(const struct aior_table *table, void *bytes)
-{
-	for (uint32_t i = 0; i < table->ring_count; i++)
-		((struct aior_ring_record *)aior_capsule_ring(table, bytes, i))->flags = 0;
-}
-
-static void report_restore(
-    struct aior_report *report, const struct aior_table *table, const void *bytes)
-{
-	report->ring_count = table->ring_count;
-	report->poll_count = table->poll_count;
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		const struct aior_ring_record *ring = aior_capsule_ring(table, bytes, i);
-
-		report->pending +=
-		    aio_ring_pending(ring->head, ring->tail, aio_ring_nr((uint32_t)ring->len));
-	}
-	for (uint32_t i = 0; i < table->poll_count; i++) {
-		const struct aior_poll_record *poll = aior_capsule_poll(table, bytes, i);
-
-		if (poll->flags & AIOR_POLL_LOST)
-			add_lost(report, poll, (int)poll->err);
-	}
-	trim_lost(report);
+	return aior_check_staged(gettid(), &capsule->table, bytes, error);
 }
 
 /* If a mapping too many would come of it, it stays; but even so it is a capsule no more. */
-static void unmap_capsule(const struct survey *survey)
+static void unmap_capsule(const struct aior_survey *survey)
 {
 	uint64_t from = survey->start - (survey->is_guarded_before ? page_size() : 0);
 	uint64_t to = survey->end + (survey->is_guarded_behind ? page_size() : 0);
@@ -645,31 +478,32 @@ static void unmap_capsule(const struct survey *survey)
 static int restore(struct aior_report *report, struct aior_error *error)
 {
 	struct aior_capsule capsule;
-	struct survey survey = {.table = &capsule.table};
+	struct aior_survey survey;
+	const void *bytes;
 	struct aior_args args;
 	void *scratch;
 	int found = aior_find_capsule(0, &capsule, error), failed;
 
 	if (found <= 0)
 		return found;
-	survey.bytes = (void *)(uintptr_t)capsule.addr;
-	if (check_capsule(&capsule, &survey, error) ||
-	    reserve_lost(report, capsule.table.poll_count, error))
+	bytes = (void *)(uintptr_t)capsule.addr;
+	if (check_capsule(&capsule, bytes, &survey, error) ||
+	    aior_reserve_lost(report, capsule.table.poll_count, error))
 		return -1;
 	scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
 	if (!scratch)
 		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
 		    aior_errno_text(errno));
 	args = args_for((void *)(uintptr_t)capsule.addr, scratch);
-	reset_records(&capsule.table, (void *)(uintptr_t)capsule.addr);
+	aior_reset_records(&capsule.table, (void *)(uintptr_t)capsule.addr);
 	failed = call_blob(&aior_own_restore, &args);
 	munmap(scratch, SCRATCH_BYTES);
 	if (failed)
 		return aior_fail_blob(error, &args,
 		    args.ring < args.ring_count
-			? &aior_capsule_ring(&capsule.table, survey.bytes, args.ring)->addr
+			? &aior_capsule_ring(&capsule.table, bytes, args.ring)->addr
 			: NULL);
-	report_restore(report, &capsule.table, survey.bytes);
+	aior_report_restore(report, &capsule.table, bytes);
 	unmap_capsule(&survey);
 	return 0;
 }

@@ -154,13 +154,12 @@ struct aior_poll_record {
  * only.
  */
 struct aior_thread_record {
-	uint64_t stack[2];   /* all ones: what the park loop needs of a stack */
-	uint64_t start_time; /* of the thread, in clock ticks after boot (/proc/TID/stat), ... */
-	uint64_t
-	    stopped_at;   /* ... and when it was stopped, CLOCK_REALTIME, in ns: as long as both are
-			       * right, the kernel knows how long a wait has lasted already */
-	uint64_t sigmask; /* its own signal mask */
-	uint64_t scratch; /* AIOR_THREAD_INJECTED: memory that goes when the blob has ended */
+	uint64_t stack[2];    /* all ones: what the park loop needs of a stack */
+	uint64_t start_time;  /* of the process, in clock ticks after boot: if that and `tid` are
+			      * still right, the kernel knows how long a wait has lasted */
+	uint64_t stopped_at;  /* when it was stopped: CLOCK_REALTIME, in ns */
+	uint64_t sigmask;     /* its own signal mask */
+	uint64_t scratch;     /* AIOR_THREAD_INJECTED: memory that goes when the blob has ended */
 	uint64_t scratch_len; /* its length; 0: there is none any more */
 	uint64_t ring;        /* it waits for this ring's events, ... */
 	uint64_t events;      /* ... has taken some already, to this address, ... */

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "journal.h"
+
+#define MAGIC "AIORJRN1"
+
+struct journal {
+	char magic[8];
+	uint64_t start_time; /* of the process */
+	uint64_t tid;        /* the thread that is not itself */
+	uint64_t mask, regs_len;
+	uint64_t area, area_len, scratch, scratch_len; /* what may be mapped by then */
+	unsigned char regs[sizeof(arch_regs)];
+};
+
+/* The folder, which must be ours alone: whoever can write to it could have us set any registers. */
+static int open_folder(int create)
+{
+	const char *run = geteuid() ? getenv("XDG_RUNTIME_DIR") : "/run";
+	char path[4096];
+	struct stat stat;
+	int fd;
+
+	if (!run || *run != '/' ||
+	    snprintf(path, sizeof(path), "%s/aio-restorer", run) >= (int)sizeof(path))
+		return -1;
+	if (create)
+		mkdir(path, 0700);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0 && (fstat(fd, &stat) || stat.st_uid != geteuid() || stat.st_mode & 022)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void name_journal(const struct aior_process *process, char name[64])
+{
+	snprintf(name, 64, "%d-%llu", (int)process->pid, (unsigned long long)process->start_time);
+}
+
+void aior_journal_write(const struct aior_process *process, const struct aior_injection *injection)
+{
+	const struct aior_tracee *thread = injection->thread;
+	struct journal journal = {
+	    .magic = MAGIC,
+	    .start_time = process->start_time,
+	    .tid = (uint64_t)thread->tid,
+	    .mask = thread->mask,
+	    .regs_len = thread->regs_len,
+	    .area = injection->area,
+	    .area_len = injection->area_len,
+	    .scratch = injection->scratch,
+	    .scratch_len = injection->scratch_len,
+	};
+	int folder = open_folder(1), fd;
+	char name[64];
+
+	if (folder < 0)
+		return;
+	memcpy(journal.regs, &thread->regs, thread->regs_len);
+	name_journal(process, name);
+	fd = openat(folder, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0) {
+		if (write(fd, &journal, sizeof(journal)) != (ssize_t)sizeof(journal))
+			unlinkat(folder, name, 0);
+		close(fd);
+	}
+	close(folder);
+}
+
+void aior_journal_remove(const struct aior_process *process)
+{
+	int folder = open_folder(0);
+	char name[64];
+
+	if (folder < 0)
+		return;
+	name_journal(process, name);
+	unlinkat(folder, name, 0);
+	close(folder);
+}
+
+static int read_journal(const struct aior_process *process, struct journal *journal)
+{
+	int folder = open_folder(0), fd;
+	char name[64];
+	ssize_t n = -1;
+
+	if (folder < 0)
+		return -1;
+	name_journal(process, name);
+	fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, journal, sizeof(*journal));
+		close(fd);
+	}
+	close(folder);
+	return n == (ssize_t)sizeof(*journal) &&
+		       !memcmp(journal->magic, MAGIC, sizeof(journal->magic)) &&
+		       journal->start_time == process->start_time &&
+		       journal->regs_len <= sizeof(journal->regs)
+		   ? 0
+		   : -1;
+}
+
+/* Whether the thread that the journal tells of may be anywhere but where it says. */
+static struct aior_tracee *find_thread(
+    const struct aior_stopped *stopped, const struct journal *journal)
+{
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+
+		if (thread->is_stopped && (uint64_t)thread->tid == journal->tid)
+			return thread;
+	}
+	return NULL;
+}
+
+static void finish(const struct aior_process *process, struct aior_stopped *stopped,
+    struct aior_tracee *thread, const struct journal *journal)
+{
+	struct aior_injection injection = {
+	    .process = process,
+	    .calls = stopped->calls,
+	    .thread = thread,
+	};
+
+	memcpy(&thread->regs, journal->regs, journal->regs_len);
+	thread->regs_len = journal->regs_len;
+	thread->mask = journal->mask;
+	if (!aior_inject_begin(&injection, NULL)) {
+		injection.area = journal->area;
+		injection.area_len = journal->area_len;
+		injection.scratch = journal->scratch;
+		injection.scratch_len = journal->scratch_len;
+		aior_inject_unmap(&injection);
+		aior_inject_end(&injection);
+	}
+}
+
+int aior_journal_recover(const struct aior_process *process, struct aior_error *error)
+{
+	struct aior_stopped *stopped;
+	struct aior_tracee *thread;
+	struct journal journal;
+
+	if (read_journal(process, &journal))
+		return 0;
+	if (aior_stop(process, 1, &stopped, error))
+		return -1;
+	thread = find_thread(stopped, &journal);
+	if (thread)
+		finish(process, stopped, thread, &journal);
+	aior_journal_remove(process);
+	aior_release(stopped);
+	return 0;
+}

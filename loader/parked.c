@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "names.h"
+#include "journal.h"
+#include "parked.h"
+
+/* ---- records of threads ---- */
+
+void aior_thread_to_record(const struct aior_process *process, const struct aior_tracee *thread,
+    struct aior_thread_record *record)
+{
+	*record = (struct aior_thread_record){
+	    .stack = {~0ull, ~0ull},
+	    .start_time = process->start_time,
+	    .stopped_at = aior_now(CLOCK_REALTIME),
+	    .sigmask = thread->mask,
+	    .ring = thread->ring,
+	    .events = thread->events,
+	    .taken = thread->taken,
+	    .tid = (uint32_t)thread->tid,
+	    .call = thread->call,
+	    .regs_len = (uint32_t)thread->regs_len,
+	};
+	memcpy(record->regs, &thread->regs, thread->regs_len);
+}
+
+_Static_assert(sizeof(arch_regs) <= sizeof(((struct aior_thread_record *)0)->regs), "registers");
+
+/* A thread of another incarnation of the process does not know how long it has waited. */
+static void take_record(const struct aior_process *process, struct aior_tracee *thread,
+    const struct aior_thread_record *record)
+{
+	memcpy(&thread->regs, record->regs, record->regs_len);
+	thread->mask = record->sigmask;
+	thread->call = record->call;
+	if (record->tid != (uint32_t)thread->tid || record->start_time != process->start_time)
+		arch_anew(&thread->regs, thread->regs_len, record->call);
+}
+
+/* ---- whose record is whose ---- */
+
+static int damaged(const struct aior_parked *parked, struct aior_error *error, const char *how)
+{
+	return aior_fail(error, EINVAL, "capsule",
+	    "the capsule at 0x%llx of process %d is damaged: %s",
+	    (unsigned long long)parked->capsule.addr, (int)parked->process->pid, how);
+}
+
+static int is_stage_blob(const struct aior_parked *parked, const struct aior_blob *blob)
+{
+	return !memcmp(blob->magic, AIOR_BLOB_MAGIC, sizeof(blob->magic)) &&
+	       blob->op == AIOR_OP_STAGE && blob->arch == parked->arch &&
+	       blob->size <= AIOR_BLOB_MAX && blob->park < blob->park_end &&
+	       blob->park_end <= blob->size;
+}
+
+const struct aior_blob *aior_parked_blob(const struct aior_parked *parked)
+{
+	return (const void *)parked->code_bytes;
+}
+
+/* Whether a thread's pc lies in a stage blob: the first that does says where that is. */
+static int is_in_blob(struct aior_parked *parked, pid_t tid, uint64_t pc)
+{
+	uint64_t page = pc & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+
+	if (!parked->code && !aior_read_memory(tid, page, parked->code_bytes, AIOR_BLOB_MAX) &&
+	    is_stage_blob(parked, aior_parked_blob(parked)))
+		parked->code = page;
+	return parked->code && pc - parked->code < aior_parked_blob(parked)->size;
+}
+
+static struct aior_thread_record *record_at(const struct aior_parked *parked, uint64_t sp)
+{
+	const struct aior_table *table = &parked->capsule.table;
+	uint64_t offset = sp - parked->capsule.addr - table->threads;
+	uint64_t i = offset / table->thread_stride;
+
+	if (i >= table->thread_count || offset % table->thread_stride > 16)
+		return NULL;
+	return aior_capsule_thread(table, parked->bytes, (uint32_t)i);
+}
+
+/* Of the thread that has run the blob, on a stack of its own. */
+static struct aior_thread_record *injected_record(const struct aior_parked *parked)
+{
+	const struct aior_table *table = &parked->capsule.table;
+
+	for (uint32_t i = 0; i < table->thread_count; i++) {
+		struct aior_thread_record *record = aior_capsule_thread(table, parked->bytes, i);
+
+		if (record->flags & AIOR_THREAD_INJECTED)
+			return record;
+	}
+	return NULL;
+}
+
+static int load_thread(
+    struct aior_parked *parked, struct aior_tracee *thread, struct aior_error *error)
+{
+	const struct aior_blob *blob = aior_parked_blob(parked);
+	struct aior_thread_record *record;
+	arch_regs regs;
+	uint64_t pc;
+	size_t len;
+
+	if (aior_get_regs(thread->tid, &regs, &len))
+		return aior_fail(error, ESRCH, "stop", "thread %d has exited", (int)thread->tid);
+	pc = arch_pc(&regs, len);
+	if (!is_in_blob(parked, thread->tid, pc))
+		return 0;
+	pc -= parked->code;
+	if (pc < blob->park || pc >= blob->park_end)
+		return aior_fail(error, EAGAIN, "drain",
+		    "process %d is being staged at this moment", (int)parked->process->pid);
+	record = record_at(parked, arch_sp(&regs, len));
+	if (!record)
+		record = injected_record(parked);
+	if (!record || record->regs_len != len)
+		return damaged(parked, error, "it does not say what a parked thread was doing");
+	thread->regs_len = len;
+	take_record(parked->process, thread, record);
+	if (!parked->injected || record->flags & AIOR_THREAD_INJECTED)
+		parked->injected = thread;
+	parked->count++;
+	return 0;
+}
+
+int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
+{
+	const struct aior_table *table = &parked->capsule.table;
+
+	parked->bytes = malloc(table->total);
+	parked->code_bytes = calloc(1, AIOR_BLOB_MAX);
+	if (!parked->bytes || !parked->code_bytes)
+		return aior_fail(error, ENOMEM, "capsule", "out of memory");
+	if (aior_read_memory(
+		parked->process->task, parked->capsule.addr, parked->bytes, table->total))
+		return damaged(parked, error, "it cannot be read");
+	for (size_t i = 0; i < parked->stopped->count; i++)
+		if (parked->stopped->threads[i].is_stopped &&
+		    load_thread(parked, &parked->stopped->threads[i], error))
+			return -1;
+	return 0;
+}
+
+void aior_parked_free(struct aior_parked *parked)
+{
+	free(parked->bytes);
+	free(parked->code_bytes);
+	parked->bytes = parked->code_bytes = NULL;
+}
+
+/* ---- what is left to do behind the blob ---- */
+
+static int write_capsule(const struct aior_parked *parked, uint64_t from, uint64_t len)
+{
+	return aior_write_memory(
+	    parked->process->task, parked->capsule.addr + from, parked->bytes + from, len);
+}
+
+static struct aior_ring_record *ring_named(const struct aior_parked *parked, uint64_t addr)
+{
+	const struct aior_table *table = &parked->capsule.table;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *ring = aior_capsule_ring(table, parked->bytes, i);
+
+		if (ring->addr == addr)
+			return (struct aior_ring_record *)ring;
+	}
+	return NULL;
+}
+
+static uint32_t polls_of(const struct aior_parked *parked, uint64_t ring)
+{
+	const struct aior_table *table = &parked->capsule.table;
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < table->poll_count; i++)
+		count += aior_capsule_poll(table, parked->bytes, i)->ring == ring;
+	return count;
+}
+
+/* Pieces of memory of the process, written by one system call: so nobody ever finds a part of it done. */
+struct pieces {
+	struct iovec local[8], remote[8];
+	unsigned long count;
+};
+
+static void add_piece(struct pieces *pieces, uint64_t addr, void *from, size_t len)
+{
+	pieces->local[pieces->count] = (struct iovec){from, len};
+	pieces->remote[pieces->count++] = (struct iovec){(void *)(uintptr_t)addr, len};
+}
+
+/* Slots of a staged ring, from `at` on, which may go on at its beginning. */
+static void add_slots(struct pieces *pieces, const struct aior_ring_record *ring, uint32_t nr,
+    uint32_t at, struct aio_slot *slots, uint32_t count)
+{
+	uint32_t first = count < nr - at ? count : nr - at;
+
+	add_piece(pieces, ring->addr + AIO_RING_HEADER + (uint64_t)at * sizeof(*slots), slots,
+	    first * sizeof(*slots));
+	if (count > first)
+		add_piece(pieces, ring->addr + AIO_RING_HEADER, slots + first,
+		    (count - first) * sizeof(*slots));
+}
+
+/*
+ * Events that a wait had taken before the stop ended it go back in front of the head, and the wait is made
+ * again. If they do not fit any more it has been ended.
+ */
+static int put_events_back(struct aior_parked *parked, struct aior_thread_record *record)
+{
+	struct aior_ring_record *ring = ring_named(parked, record->ring);
+	pid_t task = parked->process->task;
+	struct pieces pieces = {.count = 0};
+	uint32_t taken = record->taken, nr, pending;
+	struct aio_slot *slots;
+	struct aio_ring header;
+	arch_regs regs;
+	ssize_t n;
+
+	record->taken = 0;
+	if (!ring || aior_read_memory(task, ring->addr, &header, sizeof(header)) ||
+	    aio_ring_check(&header, ring->len) != AIO_RING_OK)
+		return 0;
+	nr = header.nr;
+	pending = aio_ring_pending(header.head, header.tail, nr) + polls_of(parked, ring->addr);
+	if (taken >= nr || pending + taken > aio_ring_usable(nr, aior_possible_cpus()))
+		return 0;
+	slots = malloc(taken * sizeof(*slots));
+	if (!slots || aior_read_memory(task, record->events, slots, taken * sizeof(*slots))) {
+		free(slots);
+		return 0;
+	}
+	header.head = (header.head + nr - taken) % nr;
+	ring->head = header.head;
+	memcpy(&regs, record->regs, record->regs_len);
+	arch_again(&regs, record->regs_len, record->ring);
+	memcpy(record->regs, &regs, record->regs_len);
+	add_slots(&pieces, ring, nr, header.head, slots, taken);
+	add_piece(&pieces, ring->addr, &header, sizeof(header));
+	add_piece(&pieces, parked->capsule.addr + (uint64_t)((unsigned char *)ring - parked->bytes),
+	    ring, sizeof(*ring));
+	add_piece(&pieces,
+	    parked->capsule.addr + (uint64_t)((unsigned char *)record - parked->bytes), record,
+	    sizeof(*record));
+	n = process_vm_writev(task, pieces.local, pieces.count, pieces.remote, pieces.count, 0);
+	free(slots);
+	return n < 0 ? -1 : 0;
+}
+
+/* Its tracee, whose registers may be others now. */
+static void take_again(struct aior_parked *parked, const struct aior_thread_record *record)
+{
+	for (size_t i = 0; i < parked->stopped->count; i++)
+		if ((uint32_t)parked->stopped->threads[i].tid == record->tid)
+			memcpy(&parked->stopped->threads[i].regs, record->regs, record->regs_len);
+}
+
+int aior_parked_finish(struct aior_parked *parked)
+{
+	struct aior_table *table = (void *)parked->bytes;
+
+	for (uint32_t i = 0; i < table->thread_count; i++) {
+		struct aior_thread_record *record = aior_capsule_thread(table, parked->bytes, i);
+
+		if (!record->taken)
+			continue;
+		if (put_events_back(parked, record))
+			return -1;
+		take_again(parked, record);
+	}
+	return write_capsule(parked, 0, table->polls);
+}
+
+/* ---- letting go ---- */
+
+int aior_parked_adopt(
+    const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error)
+{
+	const struct aior_capsule *capsule = &parked->capsule;
+	const struct aior_thread_record *record = injected_record(parked);
+
+	*injection = (struct aior_injection){
+	    .process = parked->process,
+	    .calls = parked->stopped->calls,
+	    .blob = aior_parked_blob(parked),
+	    .thread = parked->injected,
+	};
+	if (aior_inject_begin(injection, error))
+		return -1;
+	injection->capsule = capsule->addr;
+	injection->capsule_len = capsule->room;
+	injection->area = capsule->addr - injection->page_size;
+	injection->code = parked->code;
+	injection->area_len = parked->code + injection->page_size - injection->area;
+	injection->has_code = 1;
+	injection->sp = capsule->addr + capsule->table.threads + 8;
+	injection->scratch = record ? record->scratch : 0;
+	injection->scratch_len = record ? record->scratch_len : 0;
+	return 0;
+}
+
+int aior_unpark(struct aior_parked *parked, struct aior_error *error)
+{
+	struct aior_injection injection;
+	int ret;
+
+	if (!parked->injected) {
+		aior_continue(parked->stopped);
+		return 0;
+	}
+	if (aior_parked_adopt(parked, &injection, error)) {
+		aior_continue(parked->stopped);
+		return -1;
+	}
+	for (size_t i = 0; i < parked->stopped->count; i++) {
+		struct aior_tracee *thread = &parked->stopped->threads[i];
+
+		if (thread->is_stopped && thread->regs_len && thread != parked->injected)
+			aior_put_back(thread);
+	}
+	aior_inject_unmap_scratch(&injection);
+	aior_journal_write(parked->process, &injection);
+	ret = aior_inject_unmap(&injection);
+	aior_inject_end(&injection);
+	aior_put_back(parked->injected);
+	aior_journal_remove(parked->process);
+	aior_release(parked->stopped);
+	if (ret)
+		return aior_fail(error, EIO, "unmap",
+		    "process %d goes on, but what was mapped in it could not be unmapped",
+		    (int)parked->process->pid);
+	return 0;
+}

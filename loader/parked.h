@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* A process that is parked, or about to be: its capsule, and what stands in it of its threads. */
+#ifndef AIOR_PARKED_H
+#define AIOR_PARKED_H
+
+#include "inject.h"
+
+struct aior_parked {
+	const struct aior_process *process;
+	uint32_t arch;
+	struct aior_stopped *stopped;
+	struct aior_capsule capsule;
+	unsigned char *bytes;         /* a copy of it, `capsule.table.total` of them */
+	unsigned char *code_bytes;    /* the blob that the threads sleep in, and ... */
+	uint64_t code;                /* ... where it is */
+	struct aior_tracee *injected; /* the thread that has run it; or one that is parked */
+	size_t count;                 /* of parked threads */
+};
+
+/* What a captured thread was doing, as a record. */
+void aior_thread_to_record(const struct aior_process *process, const struct aior_tracee *thread,
+    struct aior_thread_record *record);
+
+/*
+ * Reads the capsule of a process whose threads are stopped, and gives each parked thread what its record
+ * says: aior_release() makes it go on with that. A thread that is not parked stays as it is. Fails with EINVAL
+ * (damaged), EAGAIN (the blob is at work), ENOMEM, and as aior_check_capsule() if `state_matters`. Free with
+ * aior_parked_free().
+ */
+int aior_parked_load(struct aior_parked *parked, struct aior_error *error);
+void aior_parked_free(struct aior_parked *parked);
+
+const struct aior_blob *aior_parked_blob(const struct aior_parked *parked);
+
+/*
+ * What is left to do when the blob has staged the rings, whoever started it: counts the polls in, and puts
+ * back the events that a wait had taken too early. Writes the capsule. -1 with errno.
+ */
+int aior_parked_finish(struct aior_parked *parked);
+
+/* An injection that owns what is mapped there already. */
+int aior_parked_adopt(
+    const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error);
+
+/* All threads as they were, and what was mapped is gone. Frees parked->stopped. */
+int aior_unpark(struct aior_parked *parked, struct aior_error *error);
+
+#endif
