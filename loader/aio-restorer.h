@@ -225,11 +225,14 @@ struct aior_options {
 /* What has become of one process. Times are in nanoseconds. */
 struct aior_outcome {
 	pid_t pid;
-	int was_so; /* nothing was to be done: it has no rings, is staged already, or is
-				   * not staged */
-	struct aior_report
-	    rings; /* its inherited_count: rings that it has by fork. Stage gives it plain
-				   * copies of them, since a relative's ring goes with its context */
+	/* Nothing was to be done: it has no rings, is staged already, or is not staged. */
+	int was_so;
+	int is_staged; /* it is parked now */
+	/*
+	 * The inherited_count: rings that it has by fork. Stage gives it plain copies of them, since a
+	 * relative's ring goes with its context.
+	 */
+	struct aior_report rings;
 	size_t thread_count;
 	size_t heir_count; /* stage: processes that map this one's rings by fork, and ... */
 	pid_t heirs[8];    /* ... the first of them: their mappings are cut off */

@@ -76,7 +76,9 @@ static uint64_t find_room(const struct aior_injection *injection, uint64_t len)
 		const struct aior_mapping *below = &injection->mappings[i - 1], *above = below + 1;
 		uint64_t gap = above->start - below->end;
 
-		if (above->is_stack || gap < len + 2 * apart || gap <= largest)
+		/* In the upper half is the kernel, which lists a page of its own on some. */
+		if (above->start >> 63 || above->is_stack || gap < len + 2 * apart ||
+		    gap <= largest)
 			continue;
 		largest = gap;
 		at = above->start - apart - len;
@@ -129,7 +131,7 @@ void aior_inject_end(struct aior_injection *injection)
 /* ---- system calls ---- */
 
 /* The instruction in the park loop that makes the call in which it sleeps: the last one. */
-static uint64_t park_gate(const struct aior_injection *injection)
+uint64_t aior_park_gate(const struct aior_injection *injection)
 {
 	const struct aior_blob *blob = injection->blob;
 	const unsigned char *code = (const unsigned char *)blob;
@@ -166,7 +168,7 @@ int64_t aior_inject_call(struct aior_injection *injection, int nr, const uint64_
 	size_t len = thread->regs_len;
 
 	arch_set_plain(&regs, len);
-	arch_set_pc(&regs, len, injection->has_code ? park_gate(injection) : injection->gate);
+	arch_set_pc(&regs, len, injection->has_code ? aior_park_gate(injection) : injection->gate);
 	if (injection->has_code && injection->sp)
 		arch_set_sp(&regs, len, injection->sp);
 	arch_set_call_to(&regs, len, nr, args);
@@ -280,6 +282,11 @@ void aior_inject_unmap_scratch(struct aior_injection *injection)
 	if (injection->scratch)
 		unmap(injection, injection->scratch, injection->scratch_len);
 	injection->scratch = 0;
+}
+
+void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	map(injection, addr, len, PROT_NONE, MAP_FIXED | MAP_NORESERVE);
 }
 
 int aior_inject_unmap(struct aior_injection *injection)

@@ -51,6 +51,8 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error);
 
 /* Unmaps the scratch memory; the thread is in a ptrace-stop, in the park loop. */
 void aior_inject_unmap_scratch(struct aior_injection *injection);
+/* Nobody may touch that memory any more, and it takes none. */
+void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len);
 /* Unmaps all; the thread's registers are nobody's then. Returns -1 if something is left. */
 int aior_inject_unmap(struct aior_injection *injection);
 
@@ -67,6 +69,8 @@ int aior_inject_start(struct aior_injection *injection, const struct aior_args *
  * exited; ETIMEDOUT; EINTR (cancel): the blob goes on then. `options` may be NULL.
  */
 int aior_inject_wait(struct aior_injection *injection, const struct aior_options *options);
+/* The instruction of the blob's park loop that makes system calls. */
+uint64_t aior_park_gate(const struct aior_injection *injection);
 /* Where the argument block is, that it has been started with. */
 uint64_t aior_inject_args(const struct aior_injection *injection);
 

@@ -27,15 +27,19 @@
 enum { DONE, FAILED, USAGE, NOT_FINISHED, REFUSED };
 
 struct options {
-	const char *target; /* the one operand */
+	const char *target; /* the one operand, or the first */
+	char **targets;     /* all that there are */
+	size_t target_count;
 	const char *output;
 	const char *arch, *blob, *format;
-	int events, json;
+	int events, json, verbose;
+	double timeout; /* in seconds; negative: none */
 };
 
 struct command {
 	const char *name;
-	const char *operand; /* what it is called; in brackets: may be left out; NULL: none */
+	const char *operand; /* what it is called; in brackets: may be left out; with dots: there
+			      * may be several; NULL: none */
 	const char *flags;   /* the options it takes, by their letters */
 	int (*run)(const struct options *options);
 	const char *help;
@@ -48,6 +52,8 @@ static const struct option long_options[] = {
     {"arch", required_argument, NULL, 'a'},
     {"blob", required_argument, NULL, 'b'},
     {"format", required_argument, NULL, 'f'},
+    {"timeout", required_argument, NULL, 't'},
+    {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {0},
 };
@@ -71,6 +77,8 @@ static int report(const struct options *options, const struct aior_error *error)
 	fprintf(stderr, "aio-restorer: %s\n", error->message);
 	if (options->json)
 		show_error_json(stdout, error);
+	if (error->is_unfinished)
+		return NOT_FINISHED;
 	return error->is_refused ? REFUSED : FAILED;
 }
 
@@ -102,6 +110,15 @@ static pid_t parse_pid(const char *text)
 	errno = 0;
 	pid = strtoul(text, &end, 10);
 	return *end || errno || !pid || pid > INT32_MAX ? 0 : (pid_t)pid;
+}
+
+/* Negative if `text` is no number of seconds that an int has room for, in milliseconds. */
+static double parse_seconds(const char *text)
+{
+	char *end;
+	double seconds = strtod(text, &end);
+
+	return *text && !*end && seconds >= 0 && seconds <= INT32_MAX / 1000 ? seconds : -1;
 }
 
 static int is_path(const char *text)
@@ -278,6 +295,81 @@ static int run_check(const struct options *options)
 	return refused ? report(options, &error) : ret;
 }
 
+/* ---- stage and restore ---- */
+
+static volatile int cancel;
+
+static void ask_to_end(int signal)
+{
+	(void)signal;
+	cancel = 1;
+}
+
+static int parse_pids(const struct options *options, pid_t *pids)
+{
+	for (size_t i = 0; i < options->target_count; i++) {
+		pids[i] = parse_pid(options->targets[i]);
+		if (!pids[i])
+			return wrong_usage("%s is not a pid", options->targets[i]);
+	}
+	return 0;
+}
+
+/* Both of them. What is done is told of each process, though another one may have failed. */
+static int run_on_others(const struct options *options,
+    int (*operation)(const pid_t *pids, size_t count, const struct aior_options *options,
+	struct aior_outcome *outcomes, struct aior_error *error),
+    void (*show)(FILE *out, const struct aior_outcome *outcome, int verbose), const char *verb)
+{
+	const struct aior_options how = {
+	    .timeout_ms = options->timeout < 0 ? -1 : (int)(options->timeout * 1000),
+	    .cancel = &cancel,
+	};
+	size_t count = options->target_count;
+	struct aior_outcome *outcomes = calloc(count, sizeof(*outcomes));
+	pid_t *pids = calloc(count, sizeof(*pids));
+	struct sigaction action = {.sa_handler = ask_to_end};
+	struct aior_error error;
+	int ret;
+
+	if (!outcomes || !pids) {
+		free(outcomes);
+		free(pids);
+		fprintf(stderr, "aio-restorer: out of memory\n");
+		return FAILED;
+	}
+	if (parse_pids(options, pids)) {
+		free(outcomes);
+		free(pids);
+		return USAGE;
+	}
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+	ret = operation(pids, count, &how, outcomes, &error) ? report(options, &error) : DONE;
+	if (options->json && !ret)
+		show_outcomes_json(stdout, outcomes, count, verb);
+	for (size_t i = 0; i < count; i++) {
+		if (!options->json && (outcomes[i].was_so || outcomes[i].finish_ns))
+			show(ret ? stderr : stdout, &outcomes[i], options->verbose);
+		show_warnings(stderr, &outcomes[i]);
+		aior_outcome_free(&outcomes[i]);
+	}
+	free(outcomes);
+	free(pids);
+	return ret;
+}
+
+static int run_stage(const struct options *options)
+{
+	return run_on_others(options, aior_stage, show_staged, "staged");
+}
+
+static int run_restore(const struct options *options)
+{
+	return run_on_others(options, aior_restore, show_restored, "restored");
+}
+
 static const struct blob_format *find_format(const char *name)
 {
 	const struct blob_format *format = aior_blob_formats;
@@ -346,6 +438,27 @@ static const struct command commands[] = {
 	"  -o, --output FILE   the core; written beside it first, then renamed\n"
 	"\n"
 	"Example: aio-restorer dump 1234 -o rings.core\n"},
+    {"stage", "PID...", "tvj", run_stage,
+	"Turns the AIO rings of running processes into plain memory, in place, and leaves\n"
+	"the processes parked: all or none. Requests in flight come to their end first;\n"
+	"polls are remembered. Any tool can carry a parked process; `restore` lets it go on.\n"
+	"\n"
+	"  --timeout SECONDS   give up waiting for requests in flight (no limit): the\n"
+	"                      process stays parked then, and `restore` or `stage` takes it up\n"
+	"  -v, --verbose       also where the time went\n"
+	"  --json              what was done, as one JSON object\n"
+	"\n"
+	"Example: aio-restorer stage $(pidof mariadbd)\n"},
+    {"restore", "PID...", "tvj", run_restore,
+	"Turns the rings of parked processes back into live ones, and lets the processes\n"
+	"go on.\n"
+	"\n"
+	"  --timeout SECONDS   give up waiting for requests in flight (no limit), if\n"
+	"                      `stage` has given up before\n"
+	"  -v, --verbose       also where the time went\n"
+	"  --json              what was done, as one JSON object\n"
+	"\n"
+	"Example: aio-restorer restore $(pidof mariadbd)\n"},
     {"run", "IMAGE", "j", run_run,
 	"Brings the rings of an ELF core back to life in a fresh process, reaps what is\n"
 	"pending there through io_getevents, and shows it. The core is one of `dump`, of\n"
@@ -374,22 +487,26 @@ static const struct command commands[] = {
 
 static int print_help(void)
 {
-	printf("usage: aio-restorer COMMAND ...\n"
-	       "\n"
-	       "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
-	       "\n"
-	       "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
-	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
-	       "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
-	       "  check [IMAGE]                     what this host can do, and what is missing\n"
-	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
-	       "                                    a blob for an embedder\n"
-	       "\n"
-	       "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
-	       "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
-	       "was; 2 wrong usage; 4 refused, this host cannot.\n"
-	       "\n"
-	       "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
+	printf(
+	    "usage: aio-restorer COMMAND ...\n"
+	    "\n"
+	    "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
+	    "\n"
+	    "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
+	    "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
+	    "  stage PID... [--timeout S]        running processes' rings into memory; parks them\n"
+	    "  restore PID...                    and back; they go on\n"
+	    "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
+	    "  check [IMAGE]                     what this host can do, and what is missing\n"
+	    "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
+	    "                                    a blob for an embedder\n"
+	    "\n"
+	    "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
+	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
+	    "was; 2 wrong usage; 3 not finished, the process is parked; 4 refused, this host\n"
+	    "cannot.\n"
+	    "\n"
+	    "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
 	return DONE;
 }
 
@@ -422,11 +539,11 @@ static int wrong_option(const struct command *command, int letter, const char *w
 
 static int run_command(const struct command *command, int argc, char **argv)
 {
-	struct options options = {0};
+	struct options options = {.timeout = -1};
 	int letter;
 
 	opterr = 0;
-	while ((letter = getopt_long(argc, argv, ":o:h", long_options, NULL)) != -1) {
+	while ((letter = getopt_long(argc, argv, ":o:vh", long_options, NULL)) != -1) {
 		if (letter == 'h')
 			return command_help(command);
 		if (letter == ':' || letter == '?' || !strchr(command->flags, letter))
@@ -450,10 +567,24 @@ static int run_command(const struct command *command, int argc, char **argv)
 		case 'f':
 			options.format = optarg;
 			break;
+		case 'v':
+			options.verbose = 1;
+			break;
+		case 't':
+			options.timeout = parse_seconds(optarg);
+			if (options.timeout < 0)
+				return wrong_usage(
+				    "--timeout %s is not a number of seconds", optarg);
+			break;
 		}
 	}
 	if (command->operand && optind < argc)
 		options.target = argv[optind++];
+	options.targets = &argv[optind - 1];
+	options.target_count = 1;
+	if (command->operand && strstr(command->operand, "..."))
+		while (optind < argc && ++optind)
+			options.target_count++;
 	if (command->operand && *command->operand != '[' && !options.target)
 		return wrong_usage("%s: which %s?", command->name, command->operand);
 	if (optind < argc)

@@ -133,10 +133,20 @@ static int load_thread(
 	return 0;
 }
 
+/* Until somebody has counted the polls in, what the table says ends in front of them. */
+static void count_polls(struct aior_table *table)
+{
+	if (table->state == AIOR_TABLE_STAGED && table->total == table->polls)
+		table->total += (uint64_t)table->poll_count * table->poll_stride;
+}
+
 int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 {
-	const struct aior_table *table = &parked->capsule.table;
+	struct aior_table *table = &parked->capsule.table;
 
+	count_polls(table);
+	if (table->total > parked->capsule.room || table->total < sizeof(*table))
+		return damaged(parked, error, "it is longer than its mapping");
 	parked->bytes = malloc(table->total);
 	parked->code_bytes = calloc(1, AIOR_BLOB_MAX);
 	if (!parked->bytes || !parked->code_bytes)
@@ -144,6 +154,7 @@ int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 	if (aior_read_memory(
 		parked->process->task, parked->capsule.addr, parked->bytes, table->total))
 		return damaged(parked, error, "it cannot be read");
+	*(struct aior_table *)parked->bytes = *table;
 	for (size_t i = 0; i < parked->stopped->count; i++)
 		if (parked->stopped->threads[i].is_stopped &&
 		    load_thread(parked, &parked->stopped->threads[i], error))
@@ -309,6 +320,45 @@ int aior_parked_adopt(
 	injection->scratch = record ? record->scratch : 0;
 	injection->scratch_len = record ? record->scratch_len : 0;
 	return 0;
+}
+
+static uint32_t record_index(
+    const struct aior_parked *parked, const struct aior_thread_record *record)
+{
+	const struct aior_table *table = &parked->capsule.table;
+
+	return (uint32_t)(((const unsigned char *)record - parked->bytes - table->threads) /
+			  table->thread_stride);
+}
+
+/* The room for polls that there were not, but for a page behind the last record, becomes a guard. */
+static void trim(struct aior_parked *parked, struct aior_injection *injection)
+{
+	const struct aior_table *table = (const void *)parked->bytes;
+	uint64_t page = injection->page_size;
+	uint64_t used = (table->total + page - 1) & ~(page - 1);
+
+	if (used < injection->capsule_len)
+		aior_inject_guard(
+		    injection, injection->capsule + used, injection->capsule_len - used);
+}
+
+void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injection)
+{
+	struct aior_thread_record *record = injected_record(parked);
+	arch_regs regs = injection->thread->regs;
+
+	if (!record)
+		return;
+	trim(parked, injection);
+	aior_inject_unmap_scratch(injection);
+	record->scratch = record->scratch_len = 0;
+	write_capsule(parked, (uint64_t)((unsigned char *)record - parked->bytes), sizeof(*record));
+	aior_park_regs(aior_parked_blob(parked), parked->code,
+	    parked->capsule.addr + parked->capsule.table.threads +
+		(uint64_t)record_index(parked, record) * parked->capsule.table.thread_stride + 16,
+	    &regs, injection->thread->regs_len);
+	aior_set_regs(injection->thread->tid, &regs, injection->thread->regs_len);
 }
 
 int aior_unpark(struct aior_parked *parked, struct aior_error *error)

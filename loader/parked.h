@@ -42,6 +42,12 @@ int aior_parked_finish(struct aior_parked *parked);
 int aior_parked_adopt(
     const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error);
 
+/*
+ * Behind aior_parked_finish(): gives back what the blob needed and a parked process does not, as far as it is
+ * there. The thread that has run the blob sleeps like the others then, as soon as it goes on.
+ */
+void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injection);
+
 /* All threads as they were, and what was mapped is gone. Frees parked->stopped. */
 int aior_unpark(struct aior_parked *parked, struct aior_error *error);
 

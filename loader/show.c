@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Rings, shown: as a picture, and as JSON. */
+#include <errno.h>
 #include <langinfo.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,4 +240,158 @@ void show_error_json(FILE *out, const struct aior_error *error)
 	fprintf(out, ",\"message\":");
 	string_json(out, error->message);
 	fprintf(out, "}}\n");
+}
+
+/* ---- what stage and restore have done ---- */
+
+static const char *plural(size_t count)
+{
+	return count == 1 ? "" : "s";
+}
+
+static void print_duration(FILE *out, uint64_t ns)
+{
+	if (ns < 1000000000u)
+		fprintf(out, "%.1f ms", (double)ns / 1e6);
+	else
+		fprintf(out, "%.3f s", (double)ns / 1e9);
+}
+
+/* One line for each part of the time, in the order in which they came. */
+static void show_times(FILE *out, const struct aior_outcome *outcome, const char *blob)
+{
+	const struct {
+		const char *what;
+		uint64_t ns;
+	} rows[] = {
+	    {"stopping its threads", outcome->stop_ns},
+	    {"finding its rings, making room", outcome->prepare_ns},
+	    {blob, outcome->blob_ns},
+	    {"the rest", outcome->finish_ns},
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].ns)
+			fprintf(out, "  %8.3f ms  %s\n", (double)rows[i].ns / 1e6, rows[i].what);
+}
+
+void show_staged(FILE *out, const struct aior_outcome *outcome, int verbose)
+{
+	const struct aior_report *rings = &outcome->rings;
+
+	fprintf(out, "process %d: ", (int)outcome->pid);
+	if (outcome->was_so && outcome->is_staged) {
+		fprintf(out, "staged already, and parked\n");
+		return;
+	}
+	if (outcome->was_so) {
+		fprintf(out, "no rings of its own to stage; it goes on\n");
+		return;
+	}
+	fprintf(out,
+	    "%zu ring%s staged, %zu event%s pending (%zu of them of requests in flight), %zu "
+	    "poll%s "
+	    "remembered; it stood still for ",
+	    rings->ring_count, plural(rings->ring_count), rings->pending, plural(rings->pending),
+	    rings->drained, rings->poll_count, plural(rings->poll_count));
+	print_duration(out, outcome->stood_ns);
+	fprintf(out, " and is parked\n");
+	if (verbose)
+		show_times(out, outcome, "the stage blob: the drain, above all");
+}
+
+void show_restored(FILE *out, const struct aior_outcome *outcome, int verbose)
+{
+	const struct aior_report *rings = &outcome->rings;
+
+	fprintf(out, "process %d: ", (int)outcome->pid);
+	if (outcome->was_so) {
+		fprintf(out, "nothing to restore; it goes on\n");
+		return;
+	}
+	fprintf(out, "%zu ring%s restored, %zu poll%s submitted again; restored in ",
+	    rings->ring_count, plural(rings->ring_count), rings->poll_count - rings->lost_count,
+	    plural(rings->poll_count - rings->lost_count));
+	print_duration(
+	    out, outcome->stop_ns + outcome->prepare_ns + outcome->blob_ns + outcome->finish_ns);
+	fprintf(out, ", it stood still for ");
+	print_duration(out, outcome->stood_ns);
+	fprintf(out, " in all\n");
+	if (verbose)
+		show_times(out, outcome, "the restore blob");
+}
+
+void show_warnings(FILE *out, const struct aior_outcome *outcome)
+{
+	const size_t most = sizeof(outcome->heirs) / sizeof(outcome->heirs[0]);
+
+	for (size_t i = 0; i < outcome->rings.lost_count; i++) {
+		const struct aior_lost_poll *poll = &outcome->rings.lost[i];
+
+		fprintf(out,
+		    "aio-restorer: process %d: ring 0x%llx: the poll of iocb 0x%llx is lost: %s; "
+		    "its "
+		    "event says POLLNVAL\n",
+		    (int)outcome->pid, (unsigned long long)poll->ring,
+		    (unsigned long long)poll->iocb,
+		    poll->err == EFAULT   ? "the iocb is not mapped any more"
+		    : poll->err == ESTALE ? "the iocb holds something else now"
+					  : aior_errno_text(poll->err));
+	}
+	if (outcome->rings.inherited_count)
+		fprintf(out,
+		    "aio-restorer: process %d has %zu ring%s from a relative, by fork: now as "
+		    "plain "
+		    "copies\n",
+		    (int)outcome->pid, outcome->rings.inherited_count,
+		    plural(outcome->rings.inherited_count));
+	if (!outcome->heir_count || outcome->was_so)
+		return;
+	fprintf(out,
+	    "aio-restorer: process %d has passed rings on by fork; where these map them, there is "
+	    "nothing now, and touching it ends in SIGBUS:",
+	    (int)outcome->pid);
+	for (size_t i = 0; i < outcome->heir_count && i < most; i++)
+		fprintf(out, " %d", (int)outcome->heirs[i]);
+	fprintf(out, "%s (stage those in the same call, and they keep a copy)\n",
+	    outcome->heir_count > most ? " ..." : "");
+}
+
+static void outcome_json(FILE *out, const struct aior_outcome *outcome, const char *verb)
+{
+	const struct aior_report *rings = &outcome->rings;
+
+	fprintf(out,
+	    "\"pid\":%d,\"%s\":%s,\"rings\":%zu,\"pending\":%zu,\"drained\":%zu,\"polls\":%zu,"
+	    "\"copied\":%zu,\"threads\":%zu,\"stood_ms\":%.3f,\"stop_ms\":%.3f,\"prepare_ms\":%.3f,"
+	    "\"blob_ms\":%.3f,\"finish_ms\":%.3f,\"lost\":[",
+	    (int)outcome->pid, verb, outcome->was_so ? "false" : "true", rings->ring_count,
+	    rings->pending, rings->drained, rings->poll_count, rings->inherited_count,
+	    outcome->thread_count, (double)outcome->stood_ns / 1e6, (double)outcome->stop_ns / 1e6,
+	    (double)outcome->prepare_ns / 1e6, (double)outcome->blob_ns / 1e6,
+	    (double)outcome->finish_ns / 1e6);
+	for (size_t i = 0; i < rings->lost_count; i++)
+		fprintf(out, "%s{\"ring\":\"0x%llx\",\"iocb\":\"0x%llx\",\"data\":\"0x%llx\"}",
+		    i ? "," : "", (unsigned long long)rings->lost[i].ring,
+		    (unsigned long long)rings->lost[i].iocb,
+		    (unsigned long long)rings->lost[i].data);
+	fprintf(out, "]");
+}
+
+void show_outcomes_json(
+    FILE *out, const struct aior_outcome *outcomes, size_t count, const char *verb)
+{
+	fprintf(out, "{\"format\":1,");
+	if (count == 1) {
+		outcome_json(out, outcomes, verb);
+	} else {
+		fprintf(out, "\"processes\":[");
+		for (size_t i = 0; i < count; i++) {
+			fputs(i ? ",{" : "{", out);
+			outcome_json(out, &outcomes[i], verb);
+			fputs("}", out);
+		}
+		fprintf(out, "]");
+	}
+	fprintf(out, "}\n");
 }

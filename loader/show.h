@@ -11,4 +11,13 @@ void show_image(FILE *out, const struct aior_image *image, int events);
 void show_image_json(FILE *out, const struct aior_image *image);
 void show_error_json(FILE *out, const struct aior_error *error);
 
+/* What stage and restore have done with a process; `verbose`: and where the time went. */
+void show_staged(FILE *out, const struct aior_outcome *outcome, int verbose);
+void show_restored(FILE *out, const struct aior_outcome *outcome, int verbose);
+/* What the caller should know besides: polls that are lost, rings that fork has passed on. */
+void show_warnings(FILE *out, const struct aior_outcome *outcome);
+/* All of it for programs; `verb`: the word for what has been done. */
+void show_outcomes_json(
+    FILE *out, const struct aior_outcome *outcomes, size_t count, const char *verb);
+
 #endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+
+#include "journal.h"
+#include "others.h"
+
+#define NS_PER_MS 1000000ull
+/* For what is a matter of moments. */
+#define MOMENT_NS (10000 * NS_PER_MS)
+
+static void nap(uint64_t ns)
+{
+	struct timespec time = {.tv_nsec = (long)ns};
+
+	nanosleep(&time, NULL);
+}
+
+int aior_stays_parked(pid_t pid, struct aior_error *error)
+{
+	size_t used;
+
+	if (!error)
+		return -1;
+	used = strlen(error->message);
+	error->is_unfinished = 1;
+	snprintf(error->message + used, sizeof(error->message) - used,
+	    "; process %d stays parked: go on with `aio-restorer restore %d`", (int)pid, (int)pid);
+	return -1;
+}
+
+/* ---- the thread that traces ---- */
+
+struct tracer {
+	int (*function)(void *data);
+	void *data;
+	int ret;
+};
+
+static void *trace(void *data)
+{
+	struct tracer *tracer = data;
+
+	tracer->ret = tracer->function(tracer->data);
+	return NULL;
+}
+
+int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *error)
+{
+	struct tracer tracer = {function, data, -1};
+	sigset_t all, mask;
+	pthread_t thread;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &mask);
+	err = pthread_create(&thread, NULL, trace, &tracer);
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	if (err)
+		return aior_fail(error, err, "stop", "no thread can be started to trace from: %s",
+		    aior_errno_text(err));
+	pthread_join(thread, NULL);
+	return tracer.ret;
+}
+
+/* ---- a process that an earlier host may have left ---- */
+
+uint64_t aior_draining_ring(const struct aior_process *process, const struct aior_capsule *capsule)
+{
+	const struct aior_table *table = &capsule->table;
+	struct aior_ring_record ring;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		uint64_t at = capsule->addr + table->rings + (uint64_t)i * table->ring_stride;
+
+		if (aior_read_memory(process->task, at, &ring, sizeof(ring)))
+			return 0;
+		if (ring.aside)
+			return ring.addr;
+	}
+	return 0;
+}
+
+static int still_draining(const struct aior_process *process, const struct aior_capsule *capsule,
+    int err, struct aior_error *error)
+{
+	uint64_t ring = aior_draining_ring(process, capsule);
+
+	if (ring)
+		aior_fail_ring(error, err, "drain", ring,
+		    "requests in flight have not ended: their storage does not answer");
+	else
+		aior_fail(
+		    error, err, "drain", "process %d is still being staged", (int)process->pid);
+	return aior_stays_parked(process->pid, error);
+}
+
+/* Waits while the blob, which nobody traces any more, goes on in there. */
+static int wait_for_drain(const struct aior_process *process, struct aior_capsule *capsule,
+    const struct aior_options *options, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC), end = UINT64_MAX;
+
+	if (options && options->timeout_ms >= 0)
+		end = begin + (uint64_t)options->timeout_ms * NS_PER_MS;
+	while (capsule->table.state == AIOR_TABLE_DRAINING) {
+		if (options && options->cancel && *options->cancel)
+			return still_draining(process, capsule, EINTR, error);
+		if (aior_now(CLOCK_MONOTONIC) > end)
+			return still_draining(process, capsule, ETIMEDOUT, error);
+		nap(NS_PER_MS);
+		if (aior_read_memory(
+			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)))
+			return aior_fail(
+			    error, ESRCH, "drain", "process %d has exited", (int)process->pid);
+	}
+	return 1;
+}
+
+int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_process *process,
+    struct aior_capsule *capsule, struct aior_error *error)
+{
+	int found;
+
+	if (aior_process_open(pid, process, error) || aior_check_process(process, error) ||
+	    aior_journal_recover(process, error))
+		return -1;
+	found = aior_find_capsule(process->task, capsule, error);
+	if (found <= 0)
+		return found;
+	if (capsule->table.state > AIOR_TABLE_STAGED || !capsule->table.thread_count)
+		return 1;
+	return wait_for_drain(process, capsule, options, error);
+}
+
+int aior_stop_parked(
+    struct aior_parked *parked, const struct aior_options *options, struct aior_error *error)
+{
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
+	struct aior_error own;
+	int ret;
+
+	(void)options;
+	if (!error)
+		error = &own;
+	do {
+		if (aior_stop(parked->process, 1, &parked->stopped, error))
+			return -1;
+		ret = aior_parked_load(parked, error);
+		if (!ret)
+			return 0;
+		aior_continue(parked->stopped);
+		aior_parked_free(parked);
+		parked->stopped = NULL;
+		if (error->err != EAGAIN)
+			return -1;
+		nap(NS_PER_MS);
+		if (aior_read_memory(parked->process->task, parked->capsule.addr,
+			&parked->capsule.table, sizeof(parked->capsule.table)))
+			return -1;
+	} while (aior_now(CLOCK_MONOTONIC) < end);
+	return -1;
+}
+
+static int is_asleep(pid_t tid)
+{
+	uint64_t first;
+
+	return aior_current_call(tid, &first) >= 0;
+}
+
+void aior_leave_parked(struct aior_stopped *stopped)
+{
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
+
+	for (size_t i = 0; i < stopped->count; i++)
+		if (stopped->threads[i].is_stopped)
+			ptrace(stopped->has_filter ? PTRACE_CONT : PTRACE_DETACH,
+			    stopped->threads[i].tid, 0, 0);
+	for (size_t i = 0; stopped->has_filter && i < stopped->count; i++)
+		while (stopped->threads[i].is_stopped && !is_asleep(stopped->threads[i].tid) &&
+		       aior_now(CLOCK_MONOTONIC) < end)
+			nap(NS_PER_MS / 10);
+	free(stopped->threads);
+	free(stopped);
+}

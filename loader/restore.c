@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+/* Restores the rings of parked processes, and lets them go on. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+
+#include "names.h"
+#include "others.h"
+
+static struct aior_table *table_of(const struct aior_parked *parked)
+{
+	return (void *)parked->bytes;
+}
+
+/* What can be said before anything is touched. */
+static int check(struct aior_parked *parked, struct aior_error *error)
+{
+	struct aior_capsule *capsule = &parked->capsule;
+	struct aior_survey survey;
+
+	capsule->table = *table_of(parked);
+	if (aior_check_capsule(capsule, parked->arch, error) ||
+	    aior_check_records(capsule, parked->bytes, error) ||
+	    aior_survey(parked->process->task, capsule, parked->bytes, &survey, error))
+		return -1;
+	return aior_check_staged(parked->process->task, &capsule->table, parked->bytes, error);
+}
+
+/* Whether a host that has not come to the end has restored the rings already. */
+static int is_live(const struct aior_parked *parked)
+{
+	const struct aior_table *table = table_of(parked);
+
+	for (uint32_t i = 0; i < table->ring_count; i++)
+		if (!(aior_capsule_ring(table, parked->bytes, i)->flags & AIOR_RING_LIVE))
+			return 0;
+	return 1;
+}
+
+static struct aior_args args_for(const struct aior_parked *parked)
+{
+	const struct aior_table *table = table_of(parked);
+	uint64_t at = parked->capsule.addr;
+
+	return (struct aior_args){
+	    .abi = AIOR_ABI,
+	    .size = sizeof(struct aior_args),
+	    .end = AIOR_END_PARK,
+	    .rings = at + table->rings,
+	    .ring_count = table->ring_count,
+	    .ring_stride = table->ring_stride,
+	    .polls = at + table->polls,
+	    .poll_count = table->poll_count,
+	    .poll_stride = table->poll_stride,
+	    .page_size = table->page_size,
+	    .fd = -1,
+	};
+}
+
+/* It sleeps where it slept before. */
+static void park_again(const struct aior_parked *parked)
+{
+	const struct aior_blob *blob = aior_parked_blob(parked);
+	const struct aior_tracee *thread = parked->injected;
+	const struct aior_table *table = table_of(parked);
+	arch_regs regs = thread->regs;
+	uint32_t i = 0;
+
+	while (i + 1 < table->thread_count &&
+	       aior_capsule_thread(table, parked->bytes, i)->tid != (uint32_t)thread->tid)
+		i++;
+	aior_park_regs(blob, parked->code,
+	    parked->capsule.addr + table->threads + (uint64_t)i * table->thread_stride + 16, &regs,
+	    thread->regs_len);
+	aior_set_regs(thread->tid, &regs, thread->regs_len);
+}
+
+static int fail_as_blob(const struct aior_parked *parked, const struct aior_injection *injection,
+    int err, struct aior_error *error)
+{
+	const struct aior_table *table = table_of(parked);
+	const struct aior_ring_record *ring = NULL;
+	struct aior_args args;
+
+	if (err)
+		return aior_fail(
+		    error, err, "restore", "process %d has exited", (int)parked->process->pid);
+	if (aior_read_memory(
+		parked->process->task, aior_inject_args(injection), &args, sizeof(args)))
+		return aior_fail(error, errno, "restore", "what came of it cannot be read: %s",
+		    aior_errno_text(errno));
+	if (!args.err)
+		return 0;
+	if (args.ring < table->ring_count)
+		ring = aior_capsule_ring(table, parked->bytes, args.ring);
+	return aior_fail_blob(error, &args, ring ? &ring->addr : NULL);
+}
+
+/* Runs the restore blob, which is gone again afterwards. */
+static int run_blob(struct aior_parked *parked, struct aior_error *error)
+{
+	struct aior_table *table = table_of(parked);
+	struct aior_args args = args_for(parked);
+	struct aior_injection injection;
+	int ret, err;
+
+	if (aior_parked_adopt(parked, &injection, error))
+		return -1;
+	injection.gate = aior_park_gate(&injection);
+	injection.blob = aior_blob(parked->arch, AIOR_OP_RESTORE);
+	injection.has_code = 0;
+	aior_reset_records(table, parked->bytes);
+	if (aior_write_memory(parked->process->task, parked->capsule.addr + table->rings,
+		parked->bytes + table->rings, (size_t)table->ring_count * table->ring_stride)) {
+		aior_inject_end(&injection);
+		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+	}
+	ret =
+	    aior_inject_place(&injection, 0, error) || aior_inject_map(&injection, error) ? -1 : 0;
+	if (!ret) {
+		err = aior_inject_start(&injection, &args) ? ESRCH
+							   : aior_inject_wait(&injection, NULL);
+		ret = fail_as_blob(parked, &injection, err, error);
+		aior_inject_unmap(&injection);
+	}
+	park_again(parked);
+	aior_inject_end(&injection);
+	return ret;
+}
+
+static void report(const struct aior_parked *parked, struct aior_outcome *outcome)
+{
+	const struct aior_table *table = table_of(parked);
+	uint64_t now = aior_now(CLOCK_REALTIME), first = now;
+
+	aior_report_restore(&outcome->rings, table, parked->bytes);
+	outcome->thread_count = table->thread_count;
+	for (uint32_t i = 0; i < table->thread_count; i++) {
+		uint64_t at = aior_capsule_thread(table, parked->bytes, i)->stopped_at;
+
+		if (at < first)
+			first = at;
+	}
+	outcome->stood_ns = now - first;
+}
+
+int aior_restore_parked(
+    struct aior_parked *parked, struct aior_outcome *outcome, struct aior_error *error)
+{
+	struct aior_table *table = table_of(parked);
+	uint64_t begin = aior_now(CLOCK_MONOTONIC), middle;
+	int was_live = is_live(parked);
+	pid_t pid = parked->process->pid;
+
+	if (!was_live &&
+	    (check(parked, error) || aior_reserve_lost(&outcome->rings, table->poll_count, error) ||
+		run_blob(parked, error))) {
+		aior_leave_parked(parked->stopped);
+		return error && error->err == ESRCH ? -1 : aior_stays_parked(pid, error);
+	}
+	if (was_live && aior_reserve_lost(&outcome->rings, table->poll_count, error)) {
+		aior_leave_parked(parked->stopped);
+		return aior_stays_parked(pid, error);
+	}
+	middle = aior_now(CLOCK_MONOTONIC);
+	outcome->blob_ns = middle - begin;
+	aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes, table->total);
+	if (aior_unpark(parked, error))
+		return -1;
+	outcome->finish_ns = aior_now(CLOCK_MONOTONIC) - middle;
+	report(parked, outcome);
+	return 0;
+}
+
+/* One that is not staged by then is none of ours. */
+static int restore_found(struct aior_parked *parked, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int ret;
+
+	parked->arch = aior_process_arch(parked->process);
+	if (parked->capsule.table.state != AIOR_TABLE_PREPARED &&
+	    aior_check_capsule(&parked->capsule, parked->arch, error) &&
+	    parked->capsule.table.state != AIOR_TABLE_STAGED)
+		return -1;
+	if (!parked->capsule.table.thread_count)
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d has staged itself: it must restore itself (aior_restore_self())",
+		    (int)parked->process->pid);
+	if (aior_stop_parked(parked, options, error))
+		return -1;
+	outcome->stop_ns = aior_now(CLOCK_MONOTONIC) - begin;
+	if (table_of(parked)->state == AIOR_TABLE_PREPARED) {
+		outcome->was_so = 1;
+		ret = aior_unpark(parked, error);
+	} else if (!parked->count) {
+		aior_continue(parked->stopped);
+		ret = aior_fail(error, EINVAL, "capsule",
+		    "process %d has a capsule, and none of its threads is parked",
+		    (int)parked->process->pid);
+	} else if (aior_parked_finish(parked)) {
+		aior_leave_parked(parked->stopped);
+		aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+		ret = aior_stays_parked(parked->process->pid, error);
+	} else {
+		ret = aior_restore_parked(parked, outcome, error);
+	}
+	aior_parked_free(parked);
+	return ret;
+}
+
+static int restore_one(pid_t pid, const struct aior_options *options, struct aior_outcome *outcome,
+    struct aior_error *error)
+{
+	struct aior_process process;
+	struct aior_parked parked = {.process = &process};
+	int found;
+
+	outcome->pid = pid;
+	found = aior_open_other(pid, options, &process, &parked.capsule, error);
+	if (found < 0)
+		return -1;
+	if (!found) {
+		outcome->was_so = 1;
+		return 0;
+	}
+	return restore_found(&parked, options, outcome, error);
+}
+
+struct work {
+	const pid_t *pids;
+	size_t count;
+	const struct aior_options *options;
+	struct aior_outcome *outcomes;
+	struct aior_error *error;
+};
+
+/* Each for itself: what fails in one is no reason to leave the others parked. The first failure is told. */
+static int restore_all(void *data)
+{
+	struct work *work = data;
+	struct aior_error error;
+	int ret = 0;
+
+	for (size_t i = 0; i < work->count; i++) {
+		struct aior_outcome own = {0},
+				    *outcome = work->outcomes ? &work->outcomes[i] : &own;
+
+		memset(&error, 0, sizeof(error));
+		if (restore_one(work->pids[i], work->options, outcome, &error) && !ret) {
+			ret = -1;
+			if (work->error)
+				*work->error = error;
+		}
+		aior_outcome_free(&own);
+	}
+	return ret;
+}
+
+int aior_restore(const pid_t *pids, size_t count, const struct aior_options *options,
+    struct aior_outcome *outcomes, struct aior_error *error)
+{
+	struct work work = {pids, count, options, outcomes, error};
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	if (outcomes)
+		memset(outcomes, 0, count * sizeof(*outcomes));
+	return aior_as_tracer(restore_all, &work, error);
+}
+
+void aior_outcome_free(struct aior_outcome *outcome)
+{
+	aior_report_free(&outcome->rings);
+}
