@@ -173,6 +173,12 @@ struct aior_thread_record *aior_capsule_thread(
 	return (void *)((uintptr_t)bytes + table->threads + (size_t)i * table->thread_stride);
 }
 
+void aior_count_polls(struct aior_table *table)
+{
+	if (table->state == AIOR_TABLE_STAGED && table->total == table->polls)
+		table->total += (uint64_t)table->poll_count * table->poll_stride;
+}
+
 /* A ring record; `end` is where the ring before it ends. */
 static int check_ring_record(const struct aior_capsule *capsule,
     const struct aior_ring_record *ring, uint64_t end, struct aior_error *error)

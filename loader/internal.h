@@ -187,6 +187,8 @@ struct aior_capsule {
 int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error);
 /* Whether the table is that of a staged process on `arch` which can be restored here. */
 int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
+/* Until a host has counted the polls in, behind the blob, `total` ends in front of them: does it. */
+void aior_count_polls(struct aior_table *table);
 /* The same of its records; `bytes` is the capsule, or a copy of it, of `total` bytes. */
 int aior_check_records(
     const struct aior_capsule *capsule, const void *bytes, struct aior_error *error);

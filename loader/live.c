@@ -237,6 +237,71 @@ static void describe(const struct aior_process *process, struct aior_image *imag
 	image->possible_cpus = aior_possible_cpus();
 }
 
+/* A ring of a capsule, with the content that lies at its address now. */
+static int add_staged(int mem, const struct aior_table *table, const void *bytes, uint32_t i,
+    struct aior_image *image, struct aior_error *error)
+{
+	const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
+	struct aior_ring *ring = aior_add_ring(image);
+
+	if (!ring)
+		return aior_fail(error, ENOMEM, "read", "out of memory");
+	ring->addr = record->addr;
+	ring->len = record->len;
+	ring->prot = record->prot;
+	ring->state = AIOR_STAGED;
+	ring->max_cpus = aio_ring_max_cpus(ring->len);
+	if (read_content(mem, ring))
+		return aior_fail_ring(error, errno, "read", ring->addr,
+		    "its staged memory cannot be read: %s", strerror(errno));
+	for (uint32_t k = 0; k < table->poll_count; k++)
+		ring->polls += aior_capsule_poll(table, bytes, k)->ring == ring->addr;
+	return 0;
+}
+
+/* The rings of a staged process. What a host that has not come to the end has left is taken as it is. */
+static int add_staged_rings(const struct aior_process *process, struct aior_capsule *capsule,
+    struct aior_image *image, struct aior_error *error)
+{
+	struct aior_table *table = &capsule->table;
+	unsigned char *bytes;
+	char path[64];
+	int ret, mem;
+
+	aior_count_polls(table);
+	if (aior_check_capsule(capsule, image->arch, error))
+		return -1;
+	bytes = malloc(table->total);
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)process->task);
+	mem = open(path, O_RDONLY | O_CLOEXEC);
+	if (!bytes || mem < 0 || read_memory(mem, bytes, capsule->addr, table->total))
+		ret = aior_fail(error, errno, "read", "the capsule at 0x%llx cannot be read: %s",
+		    (unsigned long long)capsule->addr, strerror(errno));
+	else
+		ret = aior_check_records(capsule, bytes, error);
+	for (uint32_t i = 0; !ret && i < table->ring_count; i++)
+		ret = add_staged(mem, table, bytes, i, image, error);
+	if (mem >= 0)
+		close(mem);
+	free(bytes);
+	return ret;
+}
+
+static int read_staged(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error)
+{
+	struct aior_capsule capsule;
+	int found = aior_find_capsule(process->task, &capsule, error);
+
+	if (found <= 0)
+		return found;
+	/* As long as requests in flight are waited for, its rings are nowhere. */
+	if (capsule.table.state == AIOR_TABLE_PREPARED ||
+	    capsule.table.state == AIOR_TABLE_DRAINING)
+		return 0;
+	return add_staged_rings(process, &capsule, image, error);
+}
+
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
 	struct aior_process process;
@@ -245,7 +310,8 @@ int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 	if (aior_process_open(pid, &process, error))
 		return -1;
 	describe(&process, image);
-	if (aior_read_rings(&process, image, error)) {
+	if (aior_read_rings(&process, image, error) || read_staged(&process, image, error) ||
+	    aior_sort_rings(image, error)) {
 		aior_image_free(image);
 		return -1;
 	}
@@ -267,8 +333,10 @@ static int find_sharer(pid_t pid, void *data)
 }
 
 /* Only sound rings that are this process's own; the others are named, or left out. */
-static int keep_own_rings(struct aior_image *image, struct aior_error *error)
+static int keep_own_rings(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error)
 {
+	struct aior_capsule capsule;
 	size_t kept = 0;
 
 	for (size_t i = 0; i < image->ring_count; i++)
@@ -295,6 +363,11 @@ static int keep_own_rings(struct aior_image *image, struct aior_error *error)
 		    "process %d has no AIO rings of its own: it has inherited %zu by fork, without "
 		    "their contexts",
 		    (int)image->pid, image->inherited_count);
+	if (aior_find_capsule(process->task, &capsule, NULL) > 0)
+		return aior_fail(error, ENOENT, "read",
+		    "process %d is staged, and its rings are plain memory: whatever dumps memory "
+		    "dumps them",
+		    (int)image->pid);
 	return aior_fail(error, ENOENT, "read", "process %d has no AIO rings", (int)image->pid);
 }
 
@@ -351,7 +424,7 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 		ret = aior_fail(error, ENOMEM, "read", "out of memory");
 	aior_continue(stopped);
 	if (!ret)
-		ret = keep_own_rings(image, error);
+		ret = keep_own_rings(&process, image, error);
 	if (ret)
 		aior_image_free(image);
 	return ret;

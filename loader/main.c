@@ -487,26 +487,25 @@ static const struct command commands[] = {
 
 static int print_help(void)
 {
-	printf(
-	    "usage: aio-restorer COMMAND ...\n"
-	    "\n"
-	    "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
-	    "\n"
-	    "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
-	    "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
-	    "  stage PID... [--timeout S]        running processes' rings into memory; parks them\n"
-	    "  restore PID...                    and back; they go on\n"
-	    "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
-	    "  check [IMAGE]                     what this host can do, and what is missing\n"
-	    "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
-	    "                                    a blob for an embedder\n"
-	    "\n"
-	    "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
-	    "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
-	    "was; 2 wrong usage; 3 not finished, the process is parked; 4 refused, this host\n"
-	    "cannot.\n"
-	    "\n"
-	    "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
+	printf("usage: aio-restorer COMMAND ...\n"
+	       "\n"
+	       "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
+	       "\n"
+	       "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
+	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
+	       "  stage PID... [--timeout S]        processes' rings into memory; parks them\n"
+	       "  restore PID...                    and back; they go on\n"
+	       "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
+	       "  check [IMAGE]                     what this host can do, and what is missing\n"
+	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
+	       "                                    a blob for an embedder\n"
+	       "\n"
+	       "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
+	       "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
+	       "was; 2 wrong usage; 3 not finished, the process is parked; 4 refused, this host\n"
+	       "cannot.\n"
+	       "\n"
+	       "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
 	return DONE;
 }
 

@@ -133,18 +133,11 @@ static int load_thread(
 	return 0;
 }
 
-/* Until somebody has counted the polls in, what the table says ends in front of them. */
-static void count_polls(struct aior_table *table)
-{
-	if (table->state == AIOR_TABLE_STAGED && table->total == table->polls)
-		table->total += (uint64_t)table->poll_count * table->poll_stride;
-}
-
 int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 {
 	struct aior_table *table = &parked->capsule.table;
 
-	count_polls(table);
+	aior_count_polls(table);
 	if (table->total > parked->capsule.room || table->total < sizeof(*table))
 		return damaged(parked, error, "it is longer than its mapping");
 	parked->bytes = malloc(table->total);

@@ -133,6 +133,8 @@ static struct aior_tracee *add_thread(struct aior_stopped *stopped, pid_t tid)
 	return &stopped->threads[stopped->count++];
 }
 
+static void leave_thread(struct aior_tracee *thread, const struct aior_calls *calls);
+
 struct stopping {
 	struct aior_stopped *stopped;
 	const struct aior_process *process;
@@ -177,6 +179,10 @@ static int seize_task(pid_t tid, void *data)
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].tid == tid)
 			return 0;
+	if (!leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
+		stopping->in_submit = tid;
+		return -1;
+	}
 	has_filter = stopping->to_inject && aior_status_number(tid, "\nSeccomp:") != 0;
 	if (has_filter)
 		options |= PTRACE_O_SUSPEND_SECCOMP;
@@ -236,22 +242,31 @@ static int stop_more(struct stopping *stopping)
 	return (int)(stopped->count - before);
 }
 
-/* A thread that is traced and not stopped cannot be left. */
-static void stop_rest(struct aior_stopped *stopped)
+/*
+ * A thread that is traced and not stopped cannot be left: so it is stopped, when those that stand still already
+ * have gone on, and it is out of io_submit.
+ */
+static void leave_all(struct aior_stopped *stopped)
 {
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
+	int status;
+
 	for (size_t i = 0; i < stopped->count; i++)
-		if (!stopped->threads[i].is_stopped)
-			ptrace(PTRACE_INTERRUPT, stopped->threads[i].tid, 0, 0);
+		if (stopped->threads[i].is_stopped)
+			leave_thread(&stopped->threads[i], stopped->calls);
 	for (size_t i = 0; i < stopped->count; i++) {
 		struct aior_tracee *thread = &stopped->threads[i];
-		int status;
 
-		if (thread->is_stopped ||
-		    aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + HOLD_NS) != 1)
+		if (thread->is_stopped || !leaves_io_submit(thread->tid, stopped->calls, end))
 			continue;
-		thread->is_stopped = 1;
+		ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+		if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + HOLD_NS) != 1)
+			continue;
 		thread->signal = signal_in_hand(status);
+		leave_thread(thread, stopped->calls);
 	}
+	free(stopped->threads);
+	free(stopped);
 }
 
 /* Stops all threads, or none. */
@@ -273,8 +288,7 @@ static int try_to_stop(struct stopping *stopping)
 	for (size_t i = 0; !found && i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
 			return 0;
-	stop_rest(stopped);
-	aior_continue(stopped);
+	leave_all(stopped);
 	if (!stopping->has_failed && !stopping->in_submit)
 		aior_fail(
 		    stopping->error, ESRCH, "stop", "process %d has exited", (int)process->pid);
@@ -456,16 +470,17 @@ static void restart_wait(struct aior_tracee *thread, const struct aior_calls *ca
 	aior_set_regs(thread->tid, &thread->regs, thread->regs_len);
 }
 
+static void leave_thread(struct aior_tracee *thread, const struct aior_calls *calls)
+{
+	restart_wait(thread, calls);
+	ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
+}
+
 void aior_continue(struct aior_stopped *stopped)
 {
-	for (size_t i = 0; i < stopped->count; i++) {
-		struct aior_tracee *thread = &stopped->threads[i];
-
-		if (!thread->is_stopped)
-			continue;
-		restart_wait(thread, stopped->calls);
-		ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
-	}
+	for (size_t i = 0; i < stopped->count; i++)
+		if (stopped->threads[i].is_stopped)
+			leave_thread(&stopped->threads[i], stopped->calls);
 	free(stopped->threads);
 	free(stopped);
 }

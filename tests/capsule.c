@@ -111,7 +111,8 @@ static const struct field table_fields[] = {
     TABLE(poll_stride, 36, EINVAL, "not aligned"),
     TABLE(threads, 104, EINVAL, "smaller than any"),
     TABLE(thread_count, 1, EINVAL, "smaller than any"),
-    TABLE(thread_stride, 8, EINVAL, "thread records lie outside"),
+    TABLE(thread_stride, 8, EINVAL, "smaller than any"),
+    TABLE(thread_stride, 432, EINVAL, "thread records lie outside"),
     TABLE(reserved[0], 1, EINVAL, "reserved"),
     TABLE(reserved[2], 1ull << 63, EINVAL, "reserved"),
 };
