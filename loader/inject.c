@@ -125,7 +125,9 @@ int aior_inject_place(
 void aior_inject_end(struct aior_injection *injection)
 {
 	free(injection->mappings);
+	free(injection->helpers);
 	injection->mappings = NULL;
+	injection->helpers = NULL;
 }
 
 /* ---- system calls ---- */
@@ -289,6 +291,34 @@ void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t
 	map(injection, addr, len, PROT_NONE, MAP_FIXED | MAP_NORESERVE);
 }
 
+/* The guard behind it may have grown by what the capsule did not need. */
+void aior_inject_unmap_capsule(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	uint64_t from = addr, to = addr + len;
+
+	for (size_t i = 0; i < injection->mapping_count; i++) {
+		const struct aior_mapping *mapping = &injection->mappings[i];
+
+		if (mapping->prot || !mapping->is_private_memory)
+			continue;
+		if (mapping->end == addr)
+			from = addr - injection->page_size;
+		if (mapping->start == addr + len)
+			to = mapping->end;
+	}
+	unmap(injection, from, to - from);
+}
+
+int aior_inject_unmap_code(struct aior_injection *injection)
+{
+	uint64_t len = whole_pages(injection, AIOR_BLOB_MAX);
+
+	aior_inject_unmap_scratch(injection);
+	injection->has_code = 0;
+	injection->area_len -= len;
+	return unmap(injection, injection->code, len) ? -1 : 0;
+}
+
 int aior_inject_unmap(struct aior_injection *injection)
 {
 	int64_t err = 0;
@@ -333,6 +363,9 @@ int aior_inject_start(struct aior_injection *injection, const struct aior_args *
 	if (aior_write_memory(thread->tid, at, &own, sizeof(own)) ||
 	    aior_write_memory(thread->tid, sp, stacked, sizeof(stacked)))
 		return -1;
+	if (injection->traces_helpers &&
+	    ptrace(PTRACE_SETOPTIONS, thread->tid, 0, injection->options | PTRACE_O_TRACECLONE))
+		return -1;
 	arch_set_plain(&regs, len);
 	arch_set_pc(&regs, len, injection->code + injection->blob->jump);
 	arch_set_sp(&regs, len, sp);
@@ -352,17 +385,57 @@ static int is_parked(const struct aior_injection *injection)
 	       pc < injection->code + injection->blob->park_end;
 }
 
+static void add_helper(struct aior_injection *injection)
+{
+	unsigned long pid;
+	pid_t *larger;
+
+	if (ptrace(PTRACE_GETEVENTMSG, injection->thread->tid, 0, &pid))
+		return;
+	if (injection->helper_count == injection->helper_room) {
+		size_t room = injection->helper_room ? 2 * injection->helper_room : 64;
+
+		larger = reallocarray(injection->helpers, room, sizeof(*larger));
+		if (!larger)
+			return; /* it does not run, and its parent waits for it: no worse than slow */
+		injection->helpers = larger;
+		injection->helper_room = room;
+	}
+	injection->helpers[injection->helper_count++] = (pid_t)pid;
+}
+
+/* They stop once, when they are new, and end. */
+static void look_at_helpers(struct aior_injection *injection)
+{
+	size_t i = 0;
+
+	while (i < injection->helper_count) {
+		pid_t pid = injection->helpers[i];
+		int status;
+		pid_t got = waitpid(pid, &status, __WALL | WNOHANG);
+
+		if (got == pid && WIFSTOPPED(status))
+			ptrace(PTRACE_CONT, pid, 0, 0);
+		else if (got)
+			injection->helpers[i--] = injection->helpers[--injection->helper_count];
+		i++;
+	}
+}
+
 /* A stop that is not ours, or the thread's end. */
-static int look_at_stop(const struct aior_injection *injection)
+static int look_at_stop(struct aior_injection *injection)
 {
 	pid_t tid = injection->thread->tid, pid;
 	int status;
 
+	look_at_helpers(injection);
 	pid = waitpid(tid, &status, __WALL | WNOHANG);
 	if (pid != tid)
 		return pid < 0 && errno != EINTR ? -1 : 0;
 	if (!WIFSTOPPED(status))
 		return -1;
+	if (status >> 16 == PTRACE_EVENT_CLONE)
+		add_helper(injection);
 	ptrace(PTRACE_CONT, tid, 0,
 	    status >> 16 || WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
 	return 0;

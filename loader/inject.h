@@ -31,6 +31,10 @@ struct aior_injection {
 	int has_code;                  /* the blob is there */
 	uint64_t scratch, scratch_len; /* 0: there is none */
 	uint64_t sp;                   /* for the park loop */
+	/* Where a filter of system calls would end them, the blob's helpers are traced, too. */
+	int traces_helpers;
+	pid_t *helpers;
+	size_t helper_count, helper_room;
 };
 
 /*
@@ -53,6 +57,10 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error);
 void aior_inject_unmap_scratch(struct aior_injection *injection);
 /* Nobody may touch that memory any more, and it takes none. */
 void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len);
+/* Unmaps the code and the scratch memory, and leaves the capsule. */
+int aior_inject_unmap_code(struct aior_injection *injection);
+/* Unmaps a capsule that nothing else was mapped with, and the guards beside it. */
+void aior_inject_unmap_capsule(struct aior_injection *injection, uint64_t addr, uint64_t len);
 /* Unmaps all; the thread's registers are nobody's then. Returns -1 if something is left. */
 int aior_inject_unmap(struct aior_injection *injection);
 

@@ -324,10 +324,8 @@ static uint32_t record_index(
 			  table->thread_stride);
 }
 
-/* The room for polls that there were not, but for a page behind the last record, becomes a guard. */
-static void trim(struct aior_parked *parked, struct aior_injection *injection)
+void aior_parked_trim(const struct aior_table *table, struct aior_injection *injection)
 {
-	const struct aior_table *table = (const void *)parked->bytes;
 	uint64_t page = injection->page_size;
 	uint64_t used = (table->total + page - 1) & ~(page - 1);
 
@@ -343,7 +341,7 @@ void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injecti
 
 	if (!record)
 		return;
-	trim(parked, injection);
+	aior_parked_trim((const void *)parked->bytes, injection);
 	aior_inject_unmap_scratch(injection);
 	record->scratch = record->scratch_len = 0;
 	write_capsule(parked, (uint64_t)((unsigned char *)record - parked->bytes), sizeof(*record));

@@ -48,6 +48,9 @@ int aior_parked_adopt(
  */
 void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injection);
 
+/* The room for polls that there were not becomes a guard behind the capsule. */
+void aior_parked_trim(const struct aior_table *table, struct aior_injection *injection);
+
 /* All threads as they were, and what was mapped is gone. Frees parked->stopped. */
 int aior_unpark(struct aior_parked *parked, struct aior_error *error);
 

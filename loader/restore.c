@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "names.h"
+#include "journal.h"
 #include "others.h"
 
 static struct aior_table *table_of(const struct aior_parked *parked)
@@ -278,4 +279,109 @@ int aior_restore(const pid_t *pids, size_t count, const struct aior_options *opt
 void aior_outcome_free(struct aior_outcome *outcome)
 {
 	aior_report_free(&outcome->rings);
+}
+
+/* ---- for whoever has stopped the process already ---- */
+
+static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
+    struct aior_outcome *outcome, struct aior_error *error)
+{
+	const struct aior_table *table = table_of(parked);
+	struct aior_args args = args_for(parked);
+	struct aior_injection injection = {
+	    .process = parked->process,
+	    .calls = parked->stopped->calls,
+	    .blob = aior_blob(parked->arch, AIOR_OP_RESTORE),
+	    .thread = parked->injected,
+	    .options = ptrace_options | PTRACE_O_TRACESYSGOOD,
+	};
+	int ret, err;
+
+	if (injection.thread->has_filter)
+		injection.options |= PTRACE_O_SUSPEND_SECCOMP;
+	if (ptrace(PTRACE_SETOPTIONS, injection.thread->tid, 0, injection.options))
+		return aior_fail(error, errno, "stop",
+		    "thread %d is not in a ptrace-stop of the calling thread",
+		    (int)injection.thread->tid);
+	if (aior_inject_begin(&injection, error))
+		return -1;
+	ret = aior_inject_place(&injection, 0, error) ? -1 : 0;
+	if (!ret) {
+		aior_journal_write(parked->process, &injection);
+		aior_set_mask(injection.thread->tid, ~0ull);
+		ret = aior_inject_map(&injection, error);
+	}
+	if (!ret) {
+		err = aior_inject_start(&injection, &args) ? ESRCH
+							   : aior_inject_wait(&injection, NULL);
+		ret = fail_as_blob(parked, &injection, err, error);
+		if (!ret) {
+			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
+			    table->total);
+			aior_report_restore(&outcome->rings, table, parked->bytes);
+			aior_inject_unmap_capsule(
+			    &injection, parked->capsule.addr, parked->capsule.room);
+		}
+		aior_inject_unmap(&injection);
+	}
+	aior_inject_end(&injection);
+	ptrace(PTRACE_SETOPTIONS, parked->injected->tid, 0, ptrace_options);
+	return ret;
+}
+
+static int restore_traced(struct aior_parked *parked, unsigned long ptrace_options,
+    struct aior_outcome *outcome, struct aior_error *error)
+{
+	const struct aior_table *table;
+	int ret;
+
+	parked->arch = aior_process_arch(parked->process);
+	if (aior_check_capsule(&parked->capsule, parked->arch, error))
+		return -1;
+	table = &parked->capsule.table;
+	if (table->thread_count)
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d is parked: aior_restore() restores it", (int)parked->process->pid);
+	parked->bytes = malloc(table->total);
+	if (!parked->bytes || aior_read_memory(parked->process->task, parked->capsule.addr,
+				  parked->bytes, table->total))
+		return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+		    aior_errno_text(errno));
+	if (check(parked, error) || aior_adopt_stopped(parked->process, aior_calls_of(parked->arch),
+					&parked->stopped, error))
+		return -1;
+	parked->injected = aior_choose_thread(parked->stopped);
+	aior_reset_records(table, parked->bytes);
+	ret = aior_reserve_lost(&outcome->rings, table->poll_count, error);
+	if (!ret && aior_write_memory(
+			parked->process->task, parked->capsule.addr, parked->bytes, table->total))
+		ret = aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+	if (!ret)
+		ret = run_traced(parked, ptrace_options, outcome, error);
+	aior_return_stopped(parked->stopped);
+	aior_journal_remove(parked->process);
+	return ret;
+}
+
+int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error)
+{
+	struct aior_outcome own = {0}, *said = outcome ? outcome : &own;
+	struct aior_process process;
+	struct aior_parked parked = {.process = &process};
+	int ret;
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	memset(said, 0, sizeof(*said));
+	said->pid = pid;
+	ret = aior_open_other(pid, options, &process, &parked.capsule, error);
+	if (!ret)
+		said->was_so = 1;
+	if (ret > 0)
+		ret = restore_traced(&parked, ptrace_options, said, error);
+	aior_parked_free(&parked);
+	aior_outcome_free(&own);
+	return ret;
 }

@@ -46,6 +46,7 @@ struct staging {
 	uint64_t slots, pending;  /* of the live ones */
 	struct aior_table *table; /* what the capsule begins with: all but the polls */
 	uint64_t prepared_at, started_at;
+	int is_traced; /* by the caller, whose its threads stay */
 	int is_mapped, is_running, is_staged, is_done;
 	int failed; /* what aior_inject_wait() said */
 };
@@ -409,11 +410,15 @@ static int fill_capsule(struct staging *staging, struct aior_error *error)
 	table->possible_cpus = aior_possible_cpus();
 	table->rings = sizeof(*table);
 	table->ring_stride = sizeof(struct aior_ring_record);
-	table->threads = table->rings + table->ring_count * table->ring_stride;
+	table->polls = table->rings + table->ring_count * table->ring_stride;
+	table->poll_stride = sizeof(struct aior_poll_record);
+	table->total = table->polls;
+	if (staging->is_traced)
+		return 0;
+	table->threads = table->polls;
 	table->thread_stride = sizeof(struct aior_thread_record);
 	table->thread_count = fill_threads(staging, (void *)((char *)table + table->threads));
 	table->polls = table->threads + table->thread_count * table->thread_stride;
-	table->poll_stride = sizeof(struct aior_poll_record);
 	table->total = table->polls;
 	return 0;
 }
@@ -441,26 +446,41 @@ static struct aior_args args_for(const struct staging *staging)
 
 /* ---- up to the point of no return ---- */
 
-static int freeze(struct staging *staging, struct aior_error *error)
+static int stop(struct staging *staging, struct aior_error *error)
+{
+	const struct aior_calls *calls = aior_calls_of(staging->arch);
+
+	if (staging->is_traced)
+		return aior_adopt_stopped(&staging->process, calls, &staging->stopped, error);
+	if (aior_stop(&staging->process, 1, &staging->stopped, error))
+		return -1;
+	return aior_capture(staging->stopped, &staging->process, error);
+}
+
+static int freeze(struct staging *staging, unsigned long options, struct aior_error *error)
 {
 	struct aior_injection *injection = &staging->injection;
-	size_t i = 0;
 
-	if (aior_stop(&staging->process, 1, &staging->stopped, error))
+	if (stop(staging, error))
 		return -1;
 	staging->prepared_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->stop_ns = staging->prepared_at - staging->stopped->stopped_at;
 	staging->outcome->thread_count = staging->stopped->count;
-	if (aior_capture(staging->stopped, &staging->process, error))
-		return -1;
-	while (i + 1 < staging->stopped->count && !staging->stopped->threads[i].is_stopped)
-		i++;
 	*injection = (struct aior_injection){
 	    .process = &staging->process,
 	    .calls = staging->stopped->calls,
 	    .blob = aior_blob(staging->arch, AIOR_OP_STAGE),
-	    .thread = &staging->stopped->threads[i],
+	    .thread = aior_choose_thread(staging->stopped),
+	    .options = options | PTRACE_O_TRACESYSGOOD,
+	    .traces_helpers = staging->stopped->has_filter,
 	};
+	if (injection->thread->has_filter)
+		injection->options |= PTRACE_O_SUSPEND_SECCOMP;
+	if (staging->is_traced &&
+	    ptrace(PTRACE_SETOPTIONS, injection->thread->tid, 0, injection->options))
+		return aior_fail(error, errno, "stop",
+		    "thread %d is not in a ptrace-stop of the calling thread",
+		    (int)injection->thread->tid);
 	return aior_inject_begin(injection, error) || list_rings(staging, error) ||
 		       check_rings(staging, error)
 		   ? -1
@@ -528,11 +548,11 @@ static int has_copies_to_make(const struct staging *staging)
 }
 
 /* Everything that can fail, but what the blob does. */
-static int prepare(struct staging *staging, struct aior_error *error)
+static int prepare(struct staging *staging, unsigned long options, struct aior_error *error)
 {
 	struct aior_injection *injection = &staging->injection;
 
-	if (freeze(staging, error))
+	if (freeze(staging, options, error))
 		return -1;
 	if (!has_own_rings(staging) && !has_copies_to_make(staging)) {
 		staging->is_done = staging->outcome->was_so = 1;
@@ -551,7 +571,8 @@ static int prepare(struct staging *staging, struct aior_error *error)
 		staging->process.task, injection->capsule, staging->table, staging->table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
-	injection->sp = injection->capsule + staging->table->threads + 8;
+	if (!staging->is_traced)
+		injection->sp = injection->capsule + staging->table->threads + 8;
 	return 0;
 }
 
@@ -565,7 +586,10 @@ static void undo(struct staging *staging)
 		aior_put_back(staging->injection.thread);
 	}
 	aior_journal_remove(&staging->process);
-	aior_release(staging->stopped);
+	if (staging->is_traced)
+		aior_return_stopped(staging->stopped);
+	else
+		aior_release(staging->stopped);
 	staging->stopped = NULL;
 }
 
@@ -575,8 +599,10 @@ static int start(struct staging *staging, struct aior_error *error)
 {
 	struct aior_args args = args_for(staging);
 
-	park_others(staging);
-	aior_journal_remove(&staging->process);
+	if (!staging->is_traced) {
+		park_others(staging);
+		aior_journal_remove(&staging->process);
+	}
 	staging->started_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->prepare_ns = staging->started_at - staging->prepared_at;
 	if (aior_inject_start(&staging->injection, &args))
@@ -591,7 +617,8 @@ static void wait_for_blob(struct staging *staging, uint64_t begin)
 {
 	struct aior_options left = {.timeout_ms = -1};
 
-	if (staging->options) {
+	/* Nobody but its tracer keeps a filter from ending it. */
+	if (staging->options && !staging->stopped->has_filter) {
 		left = *staging->options;
 		if (left.timeout_ms >= 0) {
 			uint64_t passed = (aior_now(CLOCK_MONOTONIC) - begin) / NS_PER_MS;
@@ -764,7 +791,7 @@ static int prepare_all(struct work *work)
 		}
 	}
 	for (size_t i = 0; i < work->count; i++)
-		if (!work->stagings[i].is_done && prepare(&work->stagings[i], work->error))
+		if (!work->stagings[i].is_done && prepare(&work->stagings[i], 0, work->error))
 			return -1;
 	if (work->options && work->options->cancel && *work->options->cancel)
 		return aior_fail(work->error, EINTR, "stop", "interrupted: nothing has been done");
@@ -897,5 +924,96 @@ int aior_stage(const pid_t *pids, size_t count, const struct aior_options *optio
 		aior_outcome_free(&own[i]);
 	free(own);
 	free(work.stagings);
+	return ret;
+}
+
+/* ---- for whoever has stopped the process already ---- */
+
+static int finish_traced(struct staging *staging, struct aior_error *error)
+{
+	struct aior_parked parked = {
+	    .process = &staging->process,
+	    .stopped = staging->stopped,
+	    .capsule = {.addr = staging->injection.capsule, .table = *staging->table},
+	};
+	uint64_t used;
+	int ret;
+
+	aior_count_polls(&parked.capsule.table);
+	used = parked.capsule.table.total;
+	parked.bytes = malloc(used);
+	if (!parked.bytes)
+		ret = aior_fail(error, ENOMEM, "capsule", "out of memory");
+	else if (aior_read_memory(staging->process.task, parked.capsule.addr, parked.bytes, used))
+		ret = aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+		    aior_errno_text(errno));
+	else
+		ret = 0;
+	if (!ret) {
+		*(struct aior_table *)parked.bytes = parked.capsule.table;
+		aior_write_memory(staging->process.task, parked.capsule.addr, parked.bytes,
+		    sizeof(struct aior_table));
+		report(staging, &parked);
+		report_lost(staging, &parked);
+	}
+	aior_parked_trim(&parked.capsule.table, &staging->injection);
+	aior_journal_write(&staging->process, &staging->injection);
+	aior_inject_unmap_code(&staging->injection);
+	aior_parked_free(&parked);
+	staging->is_mapped = 0;
+	staging->outcome->stood_ns = aior_now(CLOCK_MONOTONIC) - staging->stopped->stopped_at;
+	return ret;
+}
+
+static int stage_traced(
+    struct staging *staging, pid_t pid, unsigned long ptrace_options, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+
+	if (open_process(staging, pid, error))
+		return -1;
+	if (staging->is_done)
+		return 0;
+	if (prepare(staging, ptrace_options, error))
+		return -1;
+	if (staging->is_done)
+		return 0;
+	if (start(staging, error))
+		return -1;
+	wait_for_blob(staging, begin);
+	if (staging->is_running) {
+		aior_fail(error, staging->failed, "drain",
+		    "requests of process %d that are in flight have not ended: the thread that "
+		    "waits "
+		    "for them, %d, is left running",
+		    (int)pid, (int)staging->injection.thread->tid);
+		if (error)
+			error->is_unfinished = 1;
+		return -1;
+	}
+	return judge(staging, error) || finish_traced(staging, error) ? -1 : 0;
+}
+
+int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error)
+{
+	struct aior_outcome own = {0};
+	struct staging staging = {
+	    .options = options, .outcome = outcome ? outcome : &own, .is_traced = 1};
+	int ret;
+
+	if (error)
+		memset(error, 0, sizeof(*error));
+	memset(staging.outcome, 0, sizeof(own));
+	ret = stage_traced(&staging, pid, ptrace_options, error);
+	if (staging.injection.thread && !staging.is_running)
+		ptrace(PTRACE_SETOPTIONS, staging.injection.thread->tid, 0, ptrace_options);
+	if (!staging.is_running)
+		undo(&staging);
+	aior_inject_end(&staging.injection);
+	free(staging.table);
+	free(staging.rings);
+	free(staging.suspects);
+	aior_outcome_free(&own);
 	return ret;
 }

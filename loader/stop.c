@@ -642,6 +642,66 @@ int aior_capture(
 	return 0;
 }
 
+static int adopt_task(pid_t tid, void *data)
+{
+	struct aior_stopped *stopped = data;
+	struct aior_tracee *thread;
+
+	if (aior_task_has_exited(tid) || aior_is_worker(tid))
+		return 0;
+	thread = add_thread(stopped, tid);
+	if (!thread || aior_get_regs(tid, &thread->regs, &thread->regs_len) ||
+	    aior_get_mask(tid, &thread->mask))
+		return -1;
+	thread->is_stopped = 1;
+	thread->call = -1;
+	thread->has_filter = aior_status_number(tid, "\nSeccomp:") != 0;
+	stopped->has_filter |= thread->has_filter;
+	mend_wait(thread, stopped->calls);
+	return 0;
+}
+
+int aior_adopt_stopped(const struct aior_process *process, const struct aior_calls *calls,
+    struct aior_stopped **stopped, struct aior_error *error)
+{
+	struct aior_stopped *own = calloc(1, sizeof(*own));
+
+	if (!own)
+		return aior_fail(error, ENOMEM, "stop", "out of memory");
+	own->calls = calls;
+	own->stopped_at = aior_now(CLOCK_MONOTONIC);
+	if (aior_each_task(process->pid, adopt_task, own) || !own->count) {
+		free(own->threads);
+		free(own);
+		return aior_fail(error, ESRCH, "stop",
+		    "not every thread of process %d is in a ptrace-stop of the calling thread",
+		    (int)process->pid);
+	}
+	*stopped = own;
+	return 0;
+}
+
+struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped)
+{
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+		siginfo_t info;
+
+		if (thread->is_stopped &&
+		    (ptrace(PTRACE_GETSIGINFO, thread->tid, 0, &info) || info.si_code >> 8))
+			return thread;
+	}
+	return &stopped->threads[0];
+}
+
+void aior_return_stopped(struct aior_stopped *stopped)
+{
+	for (size_t i = 0; i < stopped->count; i++)
+		aior_put_back(&stopped->threads[i]);
+	free(stopped->threads);
+	free(stopped);
+}
+
 void aior_put_back(const struct aior_tracee *thread)
 {
 	aior_set_regs(thread->tid, &thread->regs, thread->regs_len);

@@ -58,8 +58,20 @@ int aior_set_mask(pid_t tid, uint64_t mask);
 int aior_capture(
     struct aior_stopped *stopped, const struct aior_process *process, struct aior_error *error);
 
+/*
+ * The same of a process whose threads its tracer, the caller, has stopped already: none of them moves for it.
+ * Signals that they are about to take are the caller's.
+ */
+int aior_adopt_stopped(const struct aior_process *process, const struct aior_calls *calls,
+    struct aior_stopped **stopped, struct aior_error *error);
+
+/* One that can run something: it has not exited, and is not about to take a signal which is its tracer's. */
+struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped);
+
 /* Registers and mask as captured, whatever it has done meanwhile. */
 void aior_put_back(const struct aior_tracee *thread);
+/* The same for all, and they stay stopped. Frees `stopped`. */
+void aior_return_stopped(struct aior_stopped *stopped);
 /* The same, and they go on, all of them. Frees `stopped`. */
 void aior_release(struct aior_stopped *stopped);
 
