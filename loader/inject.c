@@ -18,50 +18,144 @@
 
 #define NS_PER_MS 1000000ull
 
-/* ---- where ---- */
-
 static uint64_t whole_pages(const struct aior_injection *injection, uint64_t bytes)
 {
 	return (bytes + injection->page_size - 1) & ~(injection->page_size - 1);
 }
 
-/* In a program's code; -1: there is none. */
-static int find_gate_in(struct aior_injection *injection, const struct aior_mapping *mapping)
+/* ---- the gate ---- */
+
+struct gate_search {
+	pid_t task;
+	size_t regs_len;
+	struct aior_gate plain, gate; /* the first that there is, and the first with a way back */
+	uint64_t spin;
+	int is_vdso; /* where it is looked for now */
+};
+
+static void look_into_code(
+    struct gate_search *search, const unsigned char *code, size_t size, uint64_t addr)
 {
+	size_t at;
+
+	if (!search->plain.call) {
+		at = arch_find_call(code, size, 0, search->regs_len);
+		if (at < size)
+			search->plain.call = addr + at;
+	}
+	if (!search->gate.call) {
+		at = arch_find_gate(code, size, search->regs_len, &search->gate.words);
+		if (at < size)
+			search->gate.call = addr + at;
+	}
+	if (!search->spin && !search->is_vdso) {
+		at = arch_find_spin(code, size);
+		if (at < size)
+			search->spin = addr + at;
+	}
+}
+
+static int is_found(const struct gate_search *search)
+{
+	return search->gate.call && (search->spin || ARCH_RETURNS_TO_SELF);
+}
+
+static int visit_code(const struct aior_mapping *mapping, void *data)
+{
+	struct gate_search *search = data;
 	unsigned char code[16384];
 	uint64_t at = mapping->start;
 
-	while (at < mapping->end) {
-		size_t len = sizeof(code), found;
+	if (mapping->is_vdso != search->is_vdso || mapping->start >> 63 ||
+	    (mapping->prot & (PROT_READ | PROT_WRITE | PROT_EXEC)) != (PROT_READ | PROT_EXEC))
+		return 0;
+	while (at < mapping->end && !is_found(search)) {
+		size_t len = sizeof(code);
 
 		if (mapping->end - at < len)
 			len = (size_t)(mapping->end - at);
-		if (aior_read_memory(injection->thread->tid, at, code, len))
-			return -1;
-		found = arch_find_call(code, len, 0, injection->thread->regs_len);
-		if (found < len) {
-			injection->gate = at + found;
+		if (aior_read_memory(search->task, at, code, len))
 			return 0;
-		}
+		look_into_code(search, code, len, at);
 		/* One may lie across the end. */
-		at += len == sizeof(code) ? len - ARCH_CALL_BYTES : len;
+		at += len == sizeof(code) ? len - 8 : len;
 	}
-	return -1;
+	return is_found(search);
 }
 
-/* The vDSO has one, as a rule; if there is no vDSO, the program has. */
-static int find_gate(struct aior_injection *injection)
+struct aior_gate aior_find_gate(const struct aior_process *process, uint32_t arch)
 {
-	for (int is_vdso = 1; is_vdso >= 0; is_vdso--)
-		for (size_t i = 0; i < injection->mapping_count; i++) {
-			const struct aior_mapping *mapping = &injection->mappings[i];
+	struct gate_search search = {.task = process->task, .regs_len = arch_regs_len(arch)};
 
-			if (mapping->is_vdso == is_vdso && mapping->prot & PROT_EXEC &&
-			    mapping->prot & PROT_READ && !find_gate_in(injection, mapping))
-				return 0;
-		}
-	return -1;
+	/* The vDSO has a plain one as a rule, which no program unmaps. */
+	for (search.is_vdso = 1; search.is_vdso >= 0; search.is_vdso--)
+		aior_each_mapping(process->task, visit_code, &search);
+	if (!is_found(&search))
+		return search.plain;
+	search.gate.spin = ARCH_RETURNS_TO_SELF ? search.gate.call : search.spin;
+	return search.gate;
 }
+
+static int has_bytes(const struct aior_injection *injection, uint64_t addr, int is_spin)
+{
+	unsigned char code[8];
+	unsigned words;
+
+	if (aior_read_memory(injection->thread->tid, addr, code, sizeof(code)))
+		return 0;
+	if (is_spin && !ARCH_RETURNS_TO_SELF)
+		return !arch_find_spin(code, sizeof(code));
+	if (injection->gate.spin &&
+	    arch_find_gate(code, sizeof(code), injection->thread->regs_len, &words))
+		return 0;
+	return !arch_find_call(code, sizeof(code), 0, injection->thread->regs_len);
+}
+
+/* Whether it is still what it was. */
+static int is_gate(const struct aior_injection *injection)
+{
+	const struct aior_gate *gate = &injection->gate;
+
+	return gate->call && has_bytes(injection, gate->call, 0) &&
+	       (!gate->spin || has_bytes(injection, gate->spin, 1));
+}
+
+/* Where the thread goes behind the gate, if nobody holds it any more: to what jumps to itself, for ever. */
+static void lead_back(struct aior_injection *injection, arch_regs *regs, size_t len)
+{
+	const struct aior_gate *gate = &injection->gate;
+	size_t word = arch_word_bytes(len);
+	unsigned char words[sizeof(injection->stacked)] = {0};
+	/* Below what a program may use without moving its stack pointer (x86-64: 128 bytes). */
+	uint64_t at = (arch_sp(regs, len) - 256) & ~15ull;
+
+	if (!gate->spin)
+		return;
+	if (ARCH_RETURNS_TO_SELF) {
+		arch_set_return(regs, len, gate->spin);
+		return;
+	}
+	if (!injection->stacked_at) {
+		if (aior_read_memory(
+			injection->thread->tid, at, injection->stacked, sizeof(injection->stacked)))
+			return;
+		injection->stacked_at = at;
+	}
+	for (unsigned i = 0; i < gate->words; i++)
+		memcpy(words + i * word, &gate->spin, word);
+	if (!aior_write_memory(injection->thread->tid, at, words, sizeof(words)))
+		arch_set_sp(regs, len, at);
+}
+
+static void put_stack_back(struct aior_injection *injection)
+{
+	if (injection->stacked_at)
+		aior_write_memory(injection->thread->tid, injection->stacked_at, injection->stacked,
+		    sizeof(injection->stacked));
+	injection->stacked_at = 0;
+}
+
+/* ---- where ---- */
 
 /*
  * Room between two mappings, at the upper end of the largest gap, where the kernel's own choices lie too;
@@ -92,7 +186,7 @@ int aior_inject_begin(struct aior_injection *injection, struct aior_error *error
 	if (aior_mappings(
 		injection->process, &injection->mappings, &injection->mapping_count, error))
 		return -1;
-	if (find_gate(injection)) {
+	if (!is_gate(injection)) {
 		aior_inject_end(injection);
 		return aior_fail(error, ENOEXEC, "inject",
 		    "process %d has no instruction that makes a system call, in its vDSO neither",
@@ -170,9 +264,14 @@ int64_t aior_inject_call(struct aior_injection *injection, int nr, const uint64_
 	size_t len = thread->regs_len;
 
 	arch_set_plain(&regs, len);
-	arch_set_pc(&regs, len, injection->has_code ? aior_park_gate(injection) : injection->gate);
-	if (injection->has_code && injection->sp)
-		arch_set_sp(&regs, len, injection->sp);
+	if (injection->has_code || injection->is_parked) {
+		if (injection->sp)
+			arch_set_sp(&regs, len, injection->sp);
+	} else {
+		lead_back(injection, &regs, len);
+	}
+	arch_set_pc(
+	    &regs, len, injection->has_code ? aior_park_gate(injection) : injection->gate.call);
 	arch_set_call_to(&regs, len, nr, args);
 	if (aior_set_regs(thread->tid, &regs, len) || next_call_stop(injection) ||
 	    next_call_stop(injection) || aior_get_regs(thread->tid, &regs, &len))
@@ -255,6 +354,7 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error)
 	err = map(injection, injection->code, whole_pages(injection, AIOR_BLOB_MAX),
 	    PROT_READ | PROT_EXEC, exact);
 	if (err) {
+		put_stack_back(injection);
 		injection->area = injection->scratch = 0;
 		return no_memory(injection, err, error);
 	}
@@ -263,6 +363,7 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error)
 		goto fail;
 	}
 	injection->has_code = 1;
+	put_stack_back(injection);
 	if (injection->capsule)
 		err = map(injection, injection->area, injection->capsule_len + 2 * page, PROT_NONE,
 		    exact | MAP_NORESERVE);
@@ -316,18 +417,27 @@ int aior_inject_unmap_code(struct aior_injection *injection)
 	aior_inject_unmap_scratch(injection);
 	injection->has_code = 0;
 	injection->area_len -= len;
-	return unmap(injection, injection->code, len) ? -1 : 0;
+	len = (uint64_t)unmap(injection, injection->code, len);
+	put_stack_back(injection);
+	return len ? -1 : 0;
 }
 
+/*
+ * The code goes last, and it is not the code that makes that call. By then it is a page alone: see
+ * ARCH_RETURNS_TO_SELF.
+ */
 int aior_inject_unmap(struct aior_injection *injection)
 {
+	uint64_t code_len = whole_pages(injection, AIOR_BLOB_MAX);
 	int64_t err = 0;
 
 	aior_inject_unmap_scratch(injection);
-	/* The code goes, too: so it is not the code that makes this call. */
+	if (injection->area && injection->area != injection->code)
+		err = unmap(injection, injection->area, injection->area_len - code_len);
 	injection->has_code = 0;
 	if (injection->area)
-		err = unmap(injection, injection->area, injection->area_len);
+		err |= unmap(injection, injection->code, code_len);
+	put_stack_back(injection);
 	injection->area = 0;
 	return err ? -1 : 0;
 }

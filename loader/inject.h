@@ -14,6 +14,20 @@
 
 #include "stop.h"
 
+/*
+ * An instruction of the program's own that makes system calls. If nobody holds the thread any more behind it,
+ * it must not run into what the program has there: so if the program has one with a return behind it, and
+ * somewhere an instruction that jumps to itself, that is where it ends.
+ */
+struct aior_gate {
+	uint64_t call;
+	uint64_t spin;  /* 0: none */
+	unsigned words; /* of the stack, the last of which is where it returns to */
+};
+
+/* Finds one; it is looked at again before it is used, so the program may run on. `call` 0: there is none. */
+struct aior_gate aior_find_gate(const struct aior_process *process, uint32_t arch);
+
 struct aior_injection {
 	const struct aior_process *process;
 	const struct aior_calls *calls;
@@ -23,14 +37,18 @@ struct aior_injection {
 	struct aior_mapping *mappings;
 	size_t mapping_count;
 	uint64_t page_size;
-	uint64_t gate; /* an instruction of the program's own that makes system calls */
-	uint64_t area; /* 0: nothing is mapped */
+	struct aior_gate gate; /* from aior_find_gate() */
+	uint64_t area;         /* 0: nothing is mapped */
 	uint64_t area_len;
 	uint64_t capsule, capsule_len; /* in it; 0: there is none */
 	uint64_t code;
 	int has_code;                  /* the blob is there */
 	uint64_t scratch, scratch_len; /* 0: there is none */
-	uint64_t sp;                   /* for the park loop */
+	int is_parked;                 /* the gate is that of a park loop */
+	uint64_t
+	    stacked_at; /* what lay there is in `stacked`, for as long as the gate needs the place */
+	unsigned char stacked[32];
+	uint64_t sp; /* for the park loop */
 	/* Where a filter of system calls would end them, the blob's helpers are traced, too. */
 	int traces_helpers;
 	pid_t *helpers;
@@ -38,7 +56,7 @@ struct aior_injection {
 };
 
 /*
- * Reads the mappings, and finds the gate: the injection has process, calls, blob and thread set, and all else
+ * Reads the mappings, and looks at the gate: the injection has process, calls, blob, thread and gate set, and all else
  * 0. Fails with ENOEXEC (no gate), and as aior_mappings(). End with aior_inject_end().
  */
 int aior_inject_begin(struct aior_injection *injection, struct aior_error *error);

@@ -17,7 +17,7 @@ struct journal {
 	uint64_t start_time; /* of the process */
 	uint64_t tid;        /* the thread that is not itself */
 	uint64_t mask, regs_len;
-	uint64_t area, area_len, scratch, scratch_len; /* what may be mapped by then */
+	uint64_t area, area_len, code, scratch, scratch_len; /* what may be mapped by then */
 	unsigned char regs[sizeof(arch_regs)];
 };
 
@@ -58,6 +58,7 @@ void aior_journal_write(const struct aior_process *process, const struct aior_in
 	    .regs_len = thread->regs_len,
 	    .area = injection->area,
 	    .area_len = injection->area_len,
+	    .code = injection->code,
 	    .scratch = injection->scratch,
 	    .scratch_len = injection->scratch_len,
 	};
@@ -132,6 +133,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 	    .process = process,
 	    .calls = stopped->calls,
 	    .thread = thread,
+	    .gate = aior_find_gate(process, aior_process_arch(process)),
 	};
 
 	memcpy(&thread->regs, journal->regs, journal->regs_len);
@@ -140,6 +142,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 	if (!aior_inject_begin(&injection, NULL)) {
 		injection.area = journal->area;
 		injection.area_len = journal->area_len;
+		injection.code = journal->code;
 		injection.scratch = journal->scratch;
 		injection.scratch_len = journal->scratch_len;
 		aior_inject_unmap(&injection);

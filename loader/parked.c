@@ -300,6 +300,7 @@ int aior_parked_adopt(
 	    .calls = parked->stopped->calls,
 	    .blob = aior_parked_blob(parked),
 	    .thread = parked->injected,
+	    .gate = parked->gate,
 	};
 	if (aior_inject_begin(injection, error))
 		return -1;

@@ -8,6 +8,7 @@
 struct aior_parked {
 	const struct aior_process *process;
 	uint32_t arch;
+	struct aior_gate gate; /* of the process's own */
 	struct aior_stopped *stopped;
 	struct aior_capsule capsule;
 	unsigned char *bytes;         /* a copy of it, `capsule.table.total` of them */

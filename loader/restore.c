@@ -110,7 +110,8 @@ static int run_blob(struct aior_parked *parked, struct aior_error *error)
 
 	if (aior_parked_adopt(parked, &injection, error))
 		return -1;
-	injection.gate = aior_park_gate(&injection);
+	injection.gate = (struct aior_gate){.call = aior_park_gate(&injection)};
+	injection.is_parked = 1;
 	injection.blob = aior_blob(parked->arch, AIOR_OP_RESTORE);
 	injection.has_code = 0;
 	aior_reset_records(table, parked->bytes);
@@ -185,6 +186,7 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 	int ret;
 
 	parked->arch = aior_process_arch(parked->process);
+	parked->gate = aior_find_gate(parked->process, parked->arch);
 	if (parked->capsule.table.state != AIOR_TABLE_PREPARED &&
 	    aior_check_capsule(&parked->capsule, parked->arch, error) &&
 	    parked->capsule.table.state != AIOR_TABLE_STAGED)
@@ -293,6 +295,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	    .calls = parked->stopped->calls,
 	    .blob = aior_blob(parked->arch, AIOR_OP_RESTORE),
 	    .thread = parked->injected,
+	    .gate = aior_find_gate(parked->process, parked->arch),
 	    .options = ptrace_options | PTRACE_O_TRACESYSGOOD,
 	};
 	int ret, err;

@@ -36,6 +36,7 @@ struct staging {
 	uint32_t arch;
 	const struct aior_options *options;
 	struct aior_outcome *outcome;
+	struct aior_gate gate;
 	struct aior_stopped *stopped;
 	struct aior_injection injection;
 	uint64_t *suspects;
@@ -99,7 +100,11 @@ static void find_relatives(struct staging *staging)
 static int take_up(struct staging *staging, struct aior_capsule *capsule, struct aior_error *error)
 {
 	struct aior_parked parked = {
-	    .process = &staging->process, .arch = staging->arch, .capsule = *capsule};
+	    .process = &staging->process,
+	    .arch = staging->arch,
+	    .gate = aior_find_gate(&staging->process, staging->arch),
+	    .capsule = *capsule,
+	};
 	struct aior_injection injection;
 	int ret = 1;
 
@@ -150,6 +155,7 @@ static int open_process(struct staging *staging, pid_t pid, struct aior_error *e
 		    (int)pid, aior_arch_text(staging->arch));
 	if (!staging->is_done)
 		find_relatives(staging);
+	staging->gate = aior_find_gate(&staging->process, staging->arch);
 	return 0;
 }
 
@@ -471,6 +477,7 @@ static int freeze(struct staging *staging, unsigned long options, struct aior_er
 	    .calls = staging->stopped->calls,
 	    .blob = aior_blob(staging->arch, AIOR_OP_STAGE),
 	    .thread = aior_choose_thread(staging->stopped),
+	    .gate = staging->gate,
 	    .options = options | PTRACE_O_TRACESYSGOOD,
 	    .traces_helpers = staging->stopped->has_filter,
 	};
@@ -720,6 +727,7 @@ static int finish(struct staging *staging, int go_on, struct aior_error *error)
 	struct aior_parked parked = {
 	    .process = &staging->process,
 	    .arch = staging->arch,
+	    .gate = staging->gate,
 	    .stopped = staging->stopped,
 	    .capsule = {.addr = staging->injection.capsule,
 		.room = staging->injection.capsule_len,

@@ -34,6 +34,44 @@ static inline size_t arch_find_call(
 	return size;
 }
 
+/* Of a program of that architecture. */
+static inline size_t arch_regs_len(uint32_t arch)
+{
+	(void)arch;
+	return sizeof(arch_regs);
+}
+
+/* The same with a return behind it; `words`: how many words of the stack that takes. */
+static inline size_t arch_find_gate(
+    const unsigned char *code, size_t size, size_t regs_len, unsigned *words)
+{
+	const uint32_t gate[2] = {0xd4000001, 0xd65f03c0}; /* svc 0; ret */
+	const unsigned char *found = memmem(code, size, gate, sizeof(gate));
+
+	(void)regs_len;
+	*words = 0;
+	return found && !((size_t)(found - code) & 3) ? (size_t)(found - code) : size;
+}
+
+static inline size_t arch_find_spin(const unsigned char *code, size_t size)
+{
+	(void)code;
+	return size;
+}
+
+/*
+ * The return can lead to the call again, which its result has made harmless: a mapping that is there already,
+ * and then one at no address; an unmapping of the first page, which nobody has.
+ */
+#define ARCH_RETURNS_TO_SELF 1
+
+/* Of its stack. */
+static inline size_t arch_word_bytes(size_t len)
+{
+	(void)len;
+	return 8;
+}
+
 static inline uint64_t arch_pc(const arch_regs *regs, size_t len)
 {
 	(void)len;
@@ -63,6 +101,12 @@ static inline void arch_set_plain(arch_regs *regs, size_t len)
 {
 	(void)len;
 	regs->pstate &= ~0x200c00ul; /* SS, BTYPE */
+}
+
+static inline void arch_set_return(arch_regs *regs, size_t len, uint64_t to)
+{
+	(void)len;
+	regs->regs[30] = to;
 }
 
 static inline void arch_set_argument(arch_regs *regs, size_t len, uint64_t argument)

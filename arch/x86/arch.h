@@ -7,6 +7,7 @@
 #define AIOR_ARCH_H
 
 #include <errno.h>
+#include <string.h>
 #include <sys/user.h>
 
 #include "internal.h"
@@ -74,6 +75,56 @@ static inline size_t arch_find_call(
 	return size;
 }
 
+/* Of a program of that architecture. */
+static inline size_t arch_regs_len(uint32_t arch)
+{
+	return arch == AIOR_ARCH_I386 ? sizeof(struct ia32_regs) : sizeof(arch_regs);
+}
+
+/*
+ * The same with a return behind it; `words`: how many words of the stack that takes, the last of which is
+ * where it goes to.
+ */
+static inline size_t arch_find_gate(
+    const unsigned char *code, size_t size, size_t regs_len, unsigned *words)
+{
+	static const struct {
+		char code[8];
+		unsigned char bytes, is_32, words;
+	} gates[] = {
+	    {"\x0f\x05\xc3", 3, 0, 1},             /* syscall; ret */
+	    {"\xcd\x80\xc3", 3, 1, 1},             /* int 0x80; ret */
+	    {"\xcd\x80\x5d\x5a\x59\xc3", 6, 1, 4}, /* int 0x80; pop, three times; ret */
+	};
+
+	for (size_t i = 0; i < sizeof(gates) / sizeof(gates[0]); i++) {
+		const unsigned char *found = NULL;
+
+		if (gates[i].is_32 == (regs_len == sizeof(struct ia32_regs)))
+			found = memmem(code, size, gates[i].code, gates[i].bytes);
+		*words = gates[i].words;
+		if (found)
+			return (size_t)(found - code);
+	}
+	return size;
+}
+
+/* Where in `code` an instruction is that jumps to itself. */
+static inline size_t arch_find_spin(const unsigned char *code, size_t size)
+{
+	const unsigned char *found = memmem(code, size, "\xeb\xfe", 2);
+
+	return found ? (size_t)(found - code) : size;
+}
+
+#define ARCH_RETURNS_TO_SELF 0 /* the return takes its address from the stack */
+
+/* Of its stack. */
+static inline size_t arch_word_bytes(size_t len)
+{
+	return len == sizeof(struct ia32_regs) ? 4 : 8;
+}
+
 static inline uint64_t arch_pc(const arch_regs *regs, size_t len)
 {
 	return ARCH_GET(regs, len, rip, eip);
@@ -101,6 +152,11 @@ static inline void arch_set_plain(arch_regs *regs, size_t len)
 
 	ARCH_SET(regs, len, orig_rax, orig_eax, (uint64_t)-1);
 	ARCH_SET(regs, len, eflags, eflags, ARCH_GET(regs, len, eflags, eflags) & ~(uint64_t)clear);
+}
+
+static inline void arch_set_return(arch_regs *regs, size_t len, uint64_t to)
+{
+	(void)regs, (void)len, (void)to;
 }
 
 static inline void arch_set_argument(arch_regs *regs, size_t len, uint64_t argument)
