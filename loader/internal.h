@@ -52,6 +52,8 @@ struct aior_process {
 
 /* Finds out about a process; fails with ESRCH if there is none, or if it has exited. */
 int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error *error);
+/* Says why a process cannot be looked at, by the errno of having tried. Returns -1. */
+int aior_not_allowed(const struct aior_process *process, int err, struct aior_error *error);
 /* Whether a thread has exited, though it may still be listed. */
 int aior_task_has_exited(pid_t task);
 /* Its mappings; freed with free(). */

@@ -127,15 +127,19 @@ int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_p
 {
 	int found;
 
-	if (aior_process_open(pid, process, error) || aior_check_process(process, error) ||
-	    aior_journal_recover(process, error))
+	if (aior_process_open(pid, process, error))
+		return -1;
+	if (process->is_kernel_thread)
+		return aior_check_process(process, error);
+	if (aior_journal_recover(process, error))
 		return -1;
 	found = aior_find_capsule(process->task, capsule, error);
-	if (found <= 0)
-		return found;
-	if (capsule->table.state > AIOR_TABLE_STAGED || !capsule->table.thread_count)
-		return 1;
-	return wait_for_drain(process, capsule, options, error);
+	if (found < 0 && error && (error->err == EPERM || error->err == EACCES))
+		return aior_not_allowed(process, error->err, error);
+	/* As long as the blob has helpers, they share the process's memory. */
+	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count)
+		found = wait_for_drain(process, capsule, options, error);
+	return found < 0 || aior_check_process(process, error) ? -1 : found;
 }
 
 int aior_stop_parked(

@@ -280,7 +280,7 @@ int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len)
 	return n == (ssize_t)len ? 0 : -1;
 }
 
-static int not_allowed(const struct aior_process *process, int err, struct aior_error *error)
+int aior_not_allowed(const struct aior_process *process, int err, struct aior_error *error)
 {
 	if (err == ENOENT || err == ESRCH)
 		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)process->pid);
@@ -327,7 +327,7 @@ int aior_mappings(const struct aior_process *process, struct aior_mapping **mapp
 	if (err) {
 		err = err < 0 ? errno : err;
 		free(list.mappings);
-		return not_allowed(process, err, error);
+		return aior_not_allowed(process, err, error);
 	}
 	*mappings = list.mappings;
 	*count = list.count;
