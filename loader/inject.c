@@ -368,8 +368,7 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error)
 		err = map(injection, injection->area, injection->capsule_len + 2 * page, PROT_NONE,
 		    exact | MAP_NORESERVE);
 	if (injection->capsule && !err)
-		err = map(injection, injection->capsule, injection->capsule_len, rw,
-		    MAP_FIXED | MAP_POPULATE);
+		err = map(injection, injection->capsule, injection->capsule_len, rw, MAP_FIXED);
 	if (!err)
 		err = map(injection, injection->scratch, injection->scratch_len, rw,
 		    exact | MAP_POPULATE);

@@ -126,12 +126,18 @@ void aior_report_restore(
 
 struct aior_stopped;
 
+enum aior_purpose {
+	AIOR_TO_READ,
+	AIOR_TO_INJECT, /* filters of system calls are suspended for as long as a thread is traced */
+	AIOR_PARKED, /* the same for a parked process, whose threads are in no call that matters */
+};
+
 /*
- * Stops all threads of a process. With `to_inject` their seccomp filters are suspended while they are
- * traced. Fails with EPERM, EBUSY (traced already), ETIMEDOUT, ESRCH, ENOMEM, and then all go on.
+ * Stops all threads of a process. Fails with EPERM, EBUSY (traced already), ETIMEDOUT, ESRCH, ENOMEM, and then
+ * all go on.
  */
-int aior_stop(const struct aior_process *process, int to_inject, struct aior_stopped **stopped,
-    struct aior_error *error);
+int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+    struct aior_stopped **stopped, struct aior_error *error);
 size_t aior_stopped_count(const struct aior_stopped *stopped);
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread);
 /* They go on: waits that the stop has broken are made again. Frees `stopped`. */

@@ -158,7 +158,7 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 
 	if (read_journal(process, &journal))
 		return 0;
-	if (aior_stop(process, 1, &stopped, error))
+	if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
 		return -1;
 	thread = find_thread(stopped, &journal);
 	if (thread)

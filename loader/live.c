@@ -417,7 +417,7 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	if (aior_process_open(pid, &process, error) || aior_check_process(&process, error))
 		return -1;
 	describe(&process, image);
-	if (aior_stop(&process, 0, &stopped, error))
+	if (aior_stop(&process, AIOR_TO_READ, &stopped, error))
 		return -1;
 	ret = aior_read_rings(&process, image, error);
 	if (!ret && read_threads(stopped, image))

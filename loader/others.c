@@ -153,7 +153,7 @@ int aior_stop_parked(
 	if (!error)
 		error = &own;
 	do {
-		if (aior_stop(parked->process, 1, &parked->stopped, error))
+		if (aior_stop(parked->process, AIOR_PARKED, &parked->stopped, error))
 			return -1;
 		ret = aior_parked_load(parked, error);
 		if (!ret)
@@ -178,10 +178,17 @@ static int is_asleep(pid_t tid)
 	return aior_current_call(tid, &first) >= 0;
 }
 
+static int has_filter(const struct aior_tracee *thread)
+{
+	return thread->has_filter || aior_status_number(thread->tid, "\nSeccomp:");
+}
+
 void aior_leave_parked(struct aior_stopped *stopped)
 {
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
 
+	for (size_t i = 0; stopped->purpose == AIOR_PARKED && i < stopped->count; i++)
+		stopped->has_filter |= has_filter(&stopped->threads[i]);
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
 			ptrace(stopped->has_filter ? PTRACE_CONT : PTRACE_DETACH,

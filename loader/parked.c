@@ -126,6 +126,7 @@ static int load_thread(
 	if (!record || record->regs_len != len)
 		return damaged(parked, error, "it does not say what a parked thread was doing");
 	thread->regs_len = len;
+	thread->is_captured = 1;
 	take_record(parked->process, thread, record);
 	if (!parked->injected || record->flags & AIOR_THREAD_INJECTED)
 		parked->injected = thread;
@@ -369,7 +370,7 @@ int aior_unpark(struct aior_parked *parked, struct aior_error *error)
 	for (size_t i = 0; i < parked->stopped->count; i++) {
 		struct aior_tracee *thread = &parked->stopped->threads[i];
 
-		if (thread->is_stopped && thread->regs_len && thread != parked->injected)
+		if (thread->is_captured && thread != parked->injected)
 			aior_put_back(thread);
 	}
 	aior_inject_unmap_scratch(&injection);

@@ -458,7 +458,7 @@ static int stop(struct staging *staging, struct aior_error *error)
 
 	if (staging->is_traced)
 		return aior_adopt_stopped(&staging->process, calls, &staging->stopped, error);
-	if (aior_stop(&staging->process, 1, &staging->stopped, error))
+	if (aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error))
 		return -1;
 	return aior_capture(staging->stopped, &staging->process, error);
 }

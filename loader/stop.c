@@ -140,7 +140,7 @@ struct stopping {
 	const struct aior_process *process;
 	const struct aior_calls *calls;
 	struct aior_error *error;
-	int to_inject;
+	enum aior_purpose purpose;
 	int has_failed;  /* and `error` says why */
 	pid_t in_submit; /* it does not come out of io_submit while others are stopped */
 };
@@ -168,25 +168,41 @@ static int refuse_seize(
 	    (int)process->pid);
 }
 
+/*
+ * Suspends the filter of a thread that has one. Whether it has one takes long to find out, so a thread that is
+ * parked just gets that if it may: what is to be told of a filter is known by then.
+ */
+static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+{
+	unsigned long options = purpose == AIOR_TO_READ ? 0 : PTRACE_O_TRACESYSGOOD;
+
+	*has_filter = 0;
+	if (purpose == AIOR_PARKED &&
+	    !ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
+		return 0;
+	if (purpose != AIOR_TO_READ && aior_status_number(tid, "\nSeccomp:")) {
+		*has_filter = 1;
+		options |= PTRACE_O_SUSPEND_SECCOMP;
+	}
+	return ptrace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
+}
+
 static int seize_task(pid_t tid, void *data)
 {
 	struct stopping *stopping = data;
 	struct aior_stopped *stopped = stopping->stopped;
-	unsigned long options = stopping->to_inject ? PTRACE_O_TRACESYSGOOD : 0;
 	struct aior_tracee *thread;
 	int has_filter;
 
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].tid == tid)
 			return 0;
-	if (!leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
+	if (stopping->purpose != AIOR_PARKED &&
+	    !leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
 		stopping->in_submit = tid;
 		return -1;
 	}
-	has_filter = stopping->to_inject && aior_status_number(tid, "\nSeccomp:") != 0;
-	if (has_filter)
-		options |= PTRACE_O_SUSPEND_SECCOMP;
-	if (ptrace(PTRACE_SEIZE, tid, 0, options)) {
+	if (seize(tid, stopping->purpose, &has_filter)) {
 		int err = errno;
 
 		/* An exited thread that is still listed says EPERM too. */
@@ -205,22 +221,28 @@ static int seize_task(pid_t tid, void *data)
 	return 0;
 }
 
-static int interrupt_thread(struct stopping *stopping, struct aior_tracee *thread)
+static int leave_io_submit(struct stopping *stopping, size_t from)
 {
-	uint64_t now = aior_now(CLOCK_MONOTONIC);
+	const struct aior_stopped *stopped = stopping->stopped;
 
-	if (!leaves_io_submit(thread->tid, stopping->calls, now + HOLD_NS)) {
-		stopping->in_submit = thread->tid;
-		return -1;
-	}
+	for (size_t i = from; i < stopped->count; i++)
+		if (!leaves_io_submit(stopped->threads[i].tid, stopped->calls,
+			aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
+			stopping->in_submit = stopped->threads[i].tid;
+			return -1;
+		}
+	return 0;
+}
+
+static void interrupt_thread(struct aior_stopped *stopped, struct aior_tracee *thread)
+{
 	if (ARCH_LOSES_ARGUMENT) {
 		thread->sample.switches = count_switches(thread->tid);
 		thread->sample.nr = aior_current_call(thread->tid, &thread->sample.first);
 	}
-	if (!stopping->stopped->stopped_at)
-		stopping->stopped->stopped_at = aior_now(CLOCK_MONOTONIC);
+	if (!stopped->stopped_at)
+		stopped->stopped_at = aior_now(CLOCK_MONOTONIC);
 	ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-	return 0;
 }
 
 /* All threads that there are now, beside each other. Returns -1, or how many new ones there were. */
@@ -231,9 +253,10 @@ static int stop_more(struct stopping *stopping)
 
 	if (aior_each_task(stopping->process->pid, seize_task, stopping))
 		return -1;
+	if (stopping->purpose != AIOR_PARKED && leave_io_submit(stopping, before))
+		return -1;
 	for (size_t i = before; i < stopped->count; i++)
-		if (interrupt_thread(stopping, &stopped->threads[i]))
-			return -1;
+		interrupt_thread(stopped, &stopped->threads[i]);
 	for (size_t i = before; i < stopped->count; i++)
 		if (wait_for_stop(&stopped->threads[i], stopping->error)) {
 			stopping->has_failed = 1;
@@ -279,6 +302,7 @@ static int try_to_stop(struct stopping *stopping)
 	if (!stopped)
 		return aior_fail(stopping->error, ENOMEM, "stop", "out of memory");
 	stopped->calls = stopping->calls;
+	stopped->purpose = stopping->purpose;
 	stopping->stopped = stopped;
 	stopping->in_submit = 0;
 	/* Until a pass finds no new thread: stopped threads make none. */
@@ -295,14 +319,14 @@ static int try_to_stop(struct stopping *stopping)
 	return -1;
 }
 
-int aior_stop(const struct aior_process *process, int to_inject, struct aior_stopped **stopped,
-    struct aior_error *error)
+int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+    struct aior_stopped **stopped, struct aior_error *error)
 {
 	struct stopping stopping = {
 	    .process = process,
 	    .calls = aior_calls_of(aior_process_arch(process)),
 	    .error = error,
-	    .to_inject = to_inject,
+	    .purpose = purpose,
 	};
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 
@@ -621,24 +645,38 @@ static int capture(struct aior_tracee *thread, const struct aior_calls *calls)
 	    aior_get_mask(thread->tid, &thread->mask))
 		return -1;
 	thread->call = -1;
-	if (mend_wait(thread, calls))
+	if (mend_wait(thread, calls)) {
+		thread->is_captured = 1;
 		return 0;
+	}
 	find_taken(thread, calls);
 	if (ARCH_LOSES_ARGUMENT)
 		settle(thread, calls);
 	else
 		thread->call = arch_last_call(thread->tid, &thread->regs, thread->regs_len);
 	abort_sequence(thread);
+	thread->is_captured = 1;
 	return 0;
 }
 
 int aior_capture(
     struct aior_stopped *stopped, const struct aior_process *process, struct aior_error *error)
 {
-	for (size_t i = 0; i < stopped->count; i++)
-		if (stopped->threads[i].is_stopped && capture(&stopped->threads[i], stopped->calls))
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+
+		if (!thread->is_stopped)
+			continue;
+		if (arch_has_shadow_stack(thread->tid))
+			return aior_fail(error, ENOTSUP, "stop",
+			    "thread %d of process %d has a shadow stack, which cannot be carried: "
+			    "start "
+			    "the program without one (GLIBC_TUNABLES)",
+			    (int)thread->tid, (int)process->pid);
+		if (capture(thread, stopped->calls))
 			return aior_fail(error, ESRCH, "stop", "thread %d of process %d has exited",
-			    (int)stopped->threads[i].tid, (int)process->pid);
+			    (int)thread->tid, (int)process->pid);
+	}
 	return 0;
 }
 
@@ -728,11 +766,13 @@ void aior_release(struct aior_stopped *stopped)
 
 		if (!thread->is_stopped)
 			continue;
-		if (thread->regs_len) {
-			aior_put_back(thread);
-			if (ARCH_LOSES_ARGUMENT)
-				meet_signal_in_call(thread);
+		if (!thread->is_captured) {
+			leave_thread(thread, stopped->calls);
+			continue;
 		}
+		aior_put_back(thread);
+		if (ARCH_LOSES_ARGUMENT)
+			meet_signal_in_call(thread);
 		ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 	}
 	free(stopped->threads);

@@ -20,6 +20,7 @@ struct aior_tracee {
 	int has_filter; /* of system calls */
 	struct aior_sample sample;
 	/* What aior_capture() has found; the registers are such that it can go on with them. */
+	int is_captured;
 	size_t regs_len;
 	arch_regs regs;
 	uint64_t mask;
@@ -32,7 +33,8 @@ struct aior_stopped {
 	const struct aior_calls *calls;
 	struct aior_tracee *threads;
 	size_t count, room;
-	int has_filter;      /* one of them */
+	int has_filter; /* one of them; of parked ones that is not known */
+	enum aior_purpose purpose;
 	uint64_t stopped_at; /* when the first was: CLOCK_MONOTONIC, in ns */
 };
 

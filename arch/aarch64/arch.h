@@ -238,4 +238,16 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)regs->regs[8];
 }
 
+/*
+ * Whether the thread has a shadow stack, which would not fit any more when it has been elsewhere
+ * (NT_ARM_GCS; Documentation/arch/arm64/gcs.rst).
+ */
+static inline int arch_has_shadow_stack(pid_t tid)
+{
+	uint64_t gcs[3] = {0}; /* features enabled, features locked, pointer */
+	struct iovec vec = {.iov_base = gcs, .iov_len = sizeof(gcs)};
+
+	return !ptrace(PTRACE_GETREGSET, tid, 0x410, &vec) && gcs[0] & 1;
+}
+
 #endif

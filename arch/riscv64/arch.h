@@ -219,4 +219,10 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)regs->a7;
 }
 
+static inline int arch_has_shadow_stack(pid_t tid)
+{
+	(void)tid;
+	return 0;
+}
+
 #endif

@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
 #include <sys/user.h>
 
 #include "internal.h"
@@ -259,6 +261,18 @@ static inline void arch_cancel_call(pid_t tid, arch_regs *regs, size_t len)
 static inline int arch_call_number(const arch_regs *regs, size_t len)
 {
 	return (int)ARCH_GET(regs, len, rax, eax);
+}
+
+/*
+ * Whether the thread has a shadow stack, which would not fit any more when it has been elsewhere
+ * (NT_X86_SHSTK; Documentation/arch/x86/shstk.rst).
+ */
+static inline int arch_has_shadow_stack(pid_t tid)
+{
+	uint64_t pointer;
+	struct iovec vec = {.iov_base = &pointer, .iov_len = sizeof(pointer)};
+
+	return !ptrace(PTRACE_GETREGSET, tid, 0x204, &vec);
 }
 
 #endif
