@@ -5,7 +5,7 @@
 #   make check      installs what the tests need, builds, runs them all (SAN=1: host side under ASan and UBSan)
 #   make check-qemu a part of it: Debian's kernels under QEMU (KERNELS='6.1 6.12' ARCHES=aarch64: some of them)
 #   make demo       the whole thing, shown
-#   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench.json too
+#   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench*.json too
 #   make format     lays the sources out
 #   make clean
 #
@@ -138,7 +138,7 @@ SCRIPT_TESTS += tests/style.t tests/demo.t tests/bench.t
 
 export BUILD CC
 
-tests: all $(C_TESTS) $(CLI_FIXTURES) $(BUILD)/tests/demo $(BUILD)/tests/bench
+tests: all $(C_TESTS) $(CLI_FIXTURES) $(addprefix $(BUILD)/tests/,demo bench bench-live)
 	@:
 
 # The kernels that `make check-qemu` boots: all that tests/qemu/fetch.sh knows, or a part of them.
@@ -178,9 +178,14 @@ $(BUILD)/tests/bench: tests/bench.c $(wildcard tests/*.h pie/*.h) Makefile
 	$(Q)$(CC) $(CPPFLAGS_COMMON) -I$($(HOST_ARCH).dir) -Itests -DBLOB_DIR='"$(BUILD)"' -DHOST_ARCH_NAME='"$(HOST_ARCH)"' \
 		$(CPPFLAGS) $(CFLAGS_COMMON) $(LDFLAGS) -o $@ $<
 
+$(BUILD)/tests/bench-live: tests/bench-live.c $(BUILD)/libaio-restorer.a Makefile
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) -pthread $(LDFLAGS) -o $@ $< $(BUILD)/libaio-restorer.a
+
 bench: setup-build
-	$(Q)$(MAKE) --no-print-directory blobs $(BUILD)/tests/bench
+	$(Q)$(MAKE) --no-print-directory blobs $(BUILD)/tests/bench $(BUILD)/tests/bench-live
 	$(Q)$(BUILD)/tests/bench $(BUILD)/bench.json
+	$(Q)$(BUILD)/tests/bench-live $(BUILD)/bench-live.json
 
 setup-%:
 	$(Q)tests/setup.sh $*

@@ -184,20 +184,29 @@ static long move_ring(unsigned long from, unsigned long len, unsigned long to)
 	return (unsigned long)at == to ? 0 : at;
 }
 
-/* MAP_POPULATE does not say whether all could be had, and what is missing is missed later. */
-static void touch(unsigned long addr, unsigned long len, uint32_t page_size)
+/*
+ * Has the pages of the memory at home, which the rings are read back into. The contexts are being destroyed
+ * meanwhile, and that takes grace periods. No failure is put off by that: a page that cannot be had is no error
+ * that anybody is told of, but the end of a process, now or then.
+ */
+static void touch(const struct aior_args *args)
 {
-	for (unsigned long at = addr; at < addr + len; at += page_size)
-		*(volatile uint32_t *)at = 0;
+	for (uint32_t i = 0; i < args->ring_count; i++) {
+		const struct aior_ring_record *ring = ring_record(args, i);
+		unsigned long end = (unsigned long)(ring->addr + ring->len);
+
+		for (unsigned long at = (unsigned long)ring->addr; at < end; at += args->page_size)
+			*(volatile uint32_t *)at = 0;
+	}
 }
 
 /*
- * The ring aside, its handle with it, and memory in its place, which is there before it is needed.
+ * The ring aside, its handle with it, and memory in its place.
  * (A ring that is more than one mapping moves on some kernels, but then its handle does not follow.)
  */
 static long move(struct work *work, struct aior_ring_record *ring)
 {
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_POPULATE;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
 	unsigned long aside = work->aside;
 	long err;
 
@@ -214,7 +223,6 @@ static long move(struct work *work, struct aior_ring_record *ring)
 	err = sys_mmap(ring->addr, ring->len, PROT_READ | PROT_WRITE, flags);
 	if ((unsigned long)err != ring->addr)
 		return err;
-	touch(ring->addr, ring->len, work->args->page_size);
 	/*
 	 * Events in front of this tail are not of the drain. As late as it can be had: a poll that the
 	 * program has cancelled itself, right before, may only now give its event.
@@ -279,14 +287,15 @@ static void drain(struct work *work)
 		most = args->helpers;
 	if (sys_wait4(sys_getpid(), WNOHANG | __WALL) != -ECHILD)
 		most = 0;
-	while (helpers < most && helpers + 1 < args->ring_count) {
+	while (helpers < most && helpers < args->ring_count) {
 		long pid = aior_drain(&drain, CLONE_VM | CLONE_FILES | CLONE_FS);
 
 		if (pid < 0)
 			break;
-		/* There are fewer helpers than rings: their pids need no memory of their own. */
+		/* There are no more helpers than rings: their pids need no memory of their own. */
 		ring_record(args, helpers++)->new_len = (uint64_t)pid;
 	}
+	touch(args);
 	aior_drain(&drain, 0);
 	while (helpers--) {
 		long pid = (long)ring_record(args, helpers)->new_len;

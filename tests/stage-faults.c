@@ -344,7 +344,7 @@ static void test_no_wait(void)
 
 static void test_as_needed(void)
 {
-	stage_without("helpers as needed", -1, 0, N - 1);
+	stage_without("helpers as needed", -1, 0, N);
 }
 
 static void test_one_helper(void)
