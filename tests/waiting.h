@@ -39,8 +39,8 @@ struct wait {
 	long time_ms; /* that it is to take, if it is to end by itself */
 	uint64_t mask,
 	    inside; /* signals that are blocked, and those while a call waits that takes a mask */
-	uint32_t min, start, done; /* of events: waited for; slot of the first; completed so far */
-	atomic_int tid;            /* 0 until it is about to make its call */
+	int min, start, before, done; /* events: waited for; slot of the first; completed */
+	atomic_int tid;               /* 0 until it is about to make its call */
 	atomic_int is_back, handled;
 	atomic_uint word;
 	long result; /* of the call, -errno if it failed; -EBADMSG if it gave what it should not */
