@@ -2,7 +2,7 @@
 # Library, command line and tests for other machines and kernels: static programs in
 # $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
 
-GUEST_TESTS := $(BLOB_TESTS) $(SELF_TESTS) process
+GUEST_TESTS := $(BLOB_TESTS) $(SELF_TESTS) $(LIVE_TESTS) process
 
 # $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
 # into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.
@@ -28,7 +28,7 @@ guests:
 include tests/qemu/qemu.mk
 
 # Programs of another architecture that this host's kernel runs too; the last by this host's own tool.
-local_tests = $(addprefix $(BUILD)/guest/$(1)/,$(BLOB_TESTS:%=%.t) $(SELF_TESTS:%=%.t)) \
+local_tests = $(addprefix $(BUILD)/guest/$(1)/,$(BLOB_TESTS:%=%.t) $(SELF_TESTS:%=%.t) $(LIVE_TESTS:%=%.t)) \
 	'$(BUILD)/guest/$(1)/process.t TOOL=$(BUILD)/guest/$(1)/aio-restorer LEAVER=$(BUILD)/guest/$(1)/leaver' \
 	'$(BUILD)/tests/process.t LEAVER=$(BUILD)/guest/$(1)/leaver'
 LOCAL_TESTS := $(foreach a,$($(HOST_ARCH).also),$(if $(filter $(GUEST_ARCHES),$(a)),$(call local_tests,$(a)),'skip:no programs for $(a) could be built'))

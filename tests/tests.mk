@@ -6,7 +6,9 @@
 BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stage-faults ends abi twins
 # These are linked with the library, and with a sanitizer if that is.
 SELF_TESTS := self self-failures capsule
-C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
+# The same, of other processes.
+LIVE_TESTS := live live-signals live-states
+C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 
 # $(1) their architecture, $(2) the folder, $(3) the compiler, $(4) flags, $(5) what is linked with them,
@@ -17,7 +19,7 @@ $(2)/%.t: tests/%.c $(wildcard tests/*.h pie/*.h) Makefile tests/tests.mk
 	$$(Q)$(3) $(CPPFLAGS_COMMON) -I$($(1).dir) -Itests -DBLOB_DIR='"$(BUILD)"' -DHOST_ARCH_NAME='"$(1)"' \
 		$(CPPFLAGS) $(CFLAGS_COMMON) $(4) -pthread $(LDFLAGS) -o $$@ $$<
 
-$(SELF_TESTS:%=$(2)/%.t): $(2)/%.t: tests/%.c $(wildcard tests/*.h pie/*.h loader/*.h) $(6)/libaio-restorer.a Makefile tests/tests.mk
+$(SELF_TESTS:%=$(2)/%.t) $(LIVE_TESTS:%=$(2)/%.t): $(2)/%.t: tests/%.c $(wildcard tests/*.h pie/*.h loader/*.h) $(6)/libaio-restorer.a Makefile tests/tests.mk
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$(3) $(CPPFLAGS_COMMON) -I$($(1).dir) -Itests -DBLOB_DIR='"$(BUILD)"' -DHOST_ARCH_NAME='"$(1)"' \
 		$(CPPFLAGS) $(CFLAGS_COMMON) $(4) $(SANFLAGS) -pthread $(LDFLAGS) -o $$@ $$< $(6)/libaio-restorer.a
