@@ -106,10 +106,13 @@ static inline void put_fd(FILE *out, const char *folder, const char *name)
 	fprintf(out, "%s: %.*s\n", path, (int)n, link);
 }
 
+/* All processes of a test share the standard ones, and write to them. */
 static inline void put_fdinfo(FILE *out, const char *folder, const char *name)
 {
 	char path[512];
 
+	if (atoi(name) <= STDERR_FILENO)
+		return;
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
 	each_line(out, path, put_line);
 }
