@@ -218,10 +218,31 @@ static void stage_held(struct held *held, unsigned long options)
 		ok(!live, "... all its rings as staged");
 		aior_image_free(&staged);
 	}
+	if (error.err)
+		diag("%s", error.message);
 	aior_outcome_free(&outcomes[0]);
 	ok(!aior_restore_traced(pid, options, &patient, &outcomes[0], &error) &&
 		outcomes[0].rings.ring_count == SHAPES,
 	    "... it is restored");
+	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
+	aior_outcome_free(&outcomes[0]);
+}
+
+/* A process that can have no pipe. What has failed must leave it as it was, in the tracer's hands. */
+static void fail_held(struct held *held, unsigned long options)
+{
+	struct rlimit limit, none;
+	pid_t pid = held->target->pid;
+
+	if (prlimit(pid, RLIMIT_NOFILE, NULL, &limit))
+		abort();
+	none = (struct rlimit){.rlim_max = limit.rlim_max};
+	prlimit(pid, RLIMIT_NOFILE, &none, NULL);
+	memset(outcomes, 0, sizeof(outcomes));
+	ok(aior_stage_traced(pid, options, &patient, &outcomes[0], &error) == -1 &&
+		error.err == EMFILE && !error.is_unfinished,
+	    "options 0x%lx: %s", options, error.message);
+	prlimit(pid, RLIMIT_NOFILE, &limit, NULL);
 	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
 	aior_outcome_free(&outcomes[0]);
 }
@@ -239,8 +260,10 @@ static void traced_with(unsigned long options)
 	add_worker(&target, REALS);
 	if (begin_target(&target, run_many) && settle_target(&target)) {
 		before_it = look(target.pid);
-		if (ok(!hold(&held, &target, options), "all threads are stopped"))
+		if (ok(!hold(&held, &target, options), "all threads are stopped")) {
+			fail_held(&held, options);
 			stage_held(&held, options);
+		}
 		let_go(&held);
 		ok(settle_target(&target) && is_same_look(before_it, look(target.pid)),
 		    "... all is as it was");
