@@ -362,7 +362,7 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 		    aior_errno_text(errno));
 	if (!ret)
 		ret = run_traced(parked, ptrace_options, outcome, error);
-	aior_return_stopped(parked->stopped);
+	aior_return_stopped(parked->stopped, parked->injected);
 	aior_journal_remove(parked->process);
 	return ret;
 }

@@ -594,7 +594,7 @@ static void undo(struct staging *staging)
 	}
 	aior_journal_remove(&staging->process);
 	if (staging->is_traced)
-		aior_return_stopped(staging->stopped);
+		aior_return_stopped(staging->stopped, staging->injection.thread);
 	else
 		aior_release(staging->stopped);
 	staging->stopped = NULL;
@@ -1008,16 +1008,20 @@ int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior
 	struct aior_outcome own = {0};
 	struct staging staging = {
 	    .options = options, .outcome = outcome ? outcome : &own, .is_traced = 1};
+	pid_t injected = 0;
 	int ret;
 
 	if (error)
 		memset(error, 0, sizeof(*error));
 	memset(staging.outcome, 0, sizeof(own));
 	ret = stage_traced(&staging, pid, ptrace_options, error);
-	if (staging.injection.thread && !staging.is_running)
-		ptrace(PTRACE_SETOPTIONS, staging.injection.thread->tid, 0, ptrace_options);
+	if (staging.injection.thread)
+		injected = staging.injection.thread->tid;
+	/* It may have system calls to make, in our way. */
 	if (!staging.is_running)
 		undo(&staging);
+	if (injected && !staging.is_running)
+		ptrace(PTRACE_SETOPTIONS, injected, 0, ptrace_options);
 	aior_inject_end(&staging.injection);
 	free(staging.table);
 	free(staging.rings);

@@ -72,8 +72,8 @@ struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped);
 
 /* Registers and mask as captured, whatever it has done meanwhile. */
 void aior_put_back(const struct aior_tracee *thread);
-/* The same for all, and they stay stopped. Frees `stopped`. */
-void aior_return_stopped(struct aior_stopped *stopped);
+/* The same for all, and they stay stopped; `injected` has run something, or is NULL. Frees `stopped`. */
+void aior_return_stopped(struct aior_stopped *stopped, const struct aior_tracee *injected);
 /* The same, and they go on, all of them. Frees `stopped`. */
 void aior_release(struct aior_stopped *stopped);
 

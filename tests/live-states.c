@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What threads may be in when they are stopped for a stage: registers of any content, a restartable sequence
+ * (rseq(2)), a filter of system calls (seccomp(2)), and the hands of a tool that has stopped them itself.
+ */
+#include <elf.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <setjmp.h>
+
+#include "internal.h"
+#include "live.h"
+
+/* glibc's signature of restartable sequences, for each architecture. */
+#if __has_include(<sys/rseq.h>)
+#include <sys/rseq.h>
+#endif
+
+/* ---- registers ---- */
+
+struct registers {
+	size_t len, fp_len;
+	unsigned char regs[1024], fp[4096];
+	uint64_t mask;
+};
+
+/* Of a thread that is in a ptrace-stop. */
+static int get_registers(pid_t tid, struct registers *registers)
+{
+	struct iovec vec = {registers->regs, sizeof(registers->regs)};
+
+	memset(registers->regs, 0, sizeof(registers->regs));
+	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &vec))
+		return -1;
+	registers->len = vec.iov_len;
+	vec = (struct iovec){registers->fp, sizeof(registers->fp)};
+	if (ptrace(PTRACE_GETREGSET, tid, NT_PRFPREG, &vec))
+		return -1;
+	registers->fp_len = vec.iov_len;
+	return (int)ptrace(PTRACE_GETSIGMASK, tid, 8L, &registers->mask);
+}
+
+/* Returns 0 when it is in a ptrace-stop. */
+static int seize(pid_t tid, unsigned long options)
+{
+	int status;
+
+	if (ptrace(PTRACE_SEIZE, tid, 0, options) || ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+		return -1;
+	return waitpid(tid, &status, __WALL) == tid && WIFSTOPPED(status) ? 0 : -1;
+}
+
+static int read_registers(pid_t tid, struct registers *registers)
+{
+	int ret = seize(tid, 0);
+
+	if (!ret)
+		ret = get_registers(tid, registers);
+	return ptrace(PTRACE_DETACH, tid, 0, 0) || ret ? -1 : 0;
+}
+
+static int is_same_registers(const struct registers *a, const struct registers *b)
+{
+	const unsigned long *words_a = (const void *)a->regs, *words_b = (const void *)b->regs;
+
+	for (size_t i = 0; i < a->len / sizeof(long); i++)
+		if (words_a[i] != words_b[i])
+			diag("register %zu was 0x%lx, is 0x%lx", i, words_a[i], words_b[i]);
+	return a->len && a->fp_len && a->len == b->len && a->fp_len == b->fp_len &&
+	       !memcmp(a->regs, b->regs, a->len) && !memcmp(a->fp, b->fp, a->fp_len) &&
+	       a->mask == b->mask;
+}
+
+static void registers_stay(const struct target *target, int is_stopped, const char *name)
+{
+	const pid_t tids[] = {target->pid, target->shared->workers[0].tid,
+	    target->shared->workers[1].tid, target->shared->workers[2].tid};
+	struct registers registers[2][COUNT(tids)];
+	int is_same = 1;
+
+	for (size_t i = 0; i < COUNT(tids); i++)
+		is_same &= !read_registers(tids[i], &registers[0][i]);
+	for (int round = 0; round < 3; round++)
+		is_same &= !stage_all(target, 1) && !restore_all(target, 1);
+	for (size_t i = 0; i < COUNT(tids); i++) {
+		is_same &= eventually(state_of(tids[i]) == (is_stopped ? 'T' : 'S'));
+		is_same &= !read_registers(tids[i], &registers[1][i]);
+		is_same &= is_same_registers(&registers[0][i], &registers[1][i]);
+	}
+	ok(is_same, "%s: all registers and masks are as they were, bit for bit", name);
+}
+
+static void test_registers(void)
+{
+	struct target target;
+	const char *why;
+
+	make_target(&target);
+	add_worker(&target, READ);
+	add_worker(&target, FUTEX);
+	add_worker(&target, READ);
+	if (begin_target(&target, run_many) && ok(settle_target(&target), "all threads wait")) {
+		registers_stay(&target, 0, "in read and futex");
+		ok(is_unseen(&target), "its parent has seen nothing");
+		kill(target.pid, SIGSTOP);
+		eventually(target.shared->reports == 1);
+		registers_stay(&target, 1, "stopped by SIGSTOP");
+		kill(target.pid, SIGCONT);
+		ok(eventually(target.shared->reports == 2) &&
+			target.shared->last_code == CLD_CONTINUED,
+		    "its parent has seen it stop and go on, once each");
+		why = end_workers(&target);
+		ok(!why, "%s", why ? why : "all waits end");
+	}
+	end_target(&target);
+}
+
+/* ---- for tools that stop all threads themselves ---- */
+
+#define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXIT)
+
+struct held {
+	const struct target *target;
+	pid_t tids[MOST_THREADS];
+	unsigned count;
+	struct registers was[4];
+};
+
+/* Stops all its threads; they are few. */
+static int hold(struct held *held, const struct target *target, unsigned long options)
+{
+	held->target = target;
+	held->count = threads_of(target->pid, held->tids);
+	if (held->count > COUNT(held->was))
+		return -1;
+	for (unsigned i = 0; i < held->count; i++)
+		if (seize(held->tids[i], options) || get_registers(held->tids[i], &held->was[i]))
+			return -1;
+	return 0;
+}
+
+static void let_go(const struct held *held)
+{
+	for (unsigned i = 0; i < held->count; i++)
+		ptrace(PTRACE_DETACH, held->tids[i], 0, 0);
+}
+
+/* Whether all are in ptrace-stops, with the registers that they had, and have nothing to report. */
+static int are_held(const struct held *held)
+{
+	struct registers now;
+	int status;
+
+	for (unsigned i = 0; i < held->count; i++) {
+		if (waitpid(held->tids[i], &status, __WALL | WNOHANG)) {
+			diag("thread %u reports 0x%x", i, (unsigned)status);
+			return 0;
+		}
+		if (get_registers(held->tids[i], &now)) {
+			diag("thread %u is not in a ptrace-stop", i);
+			return 0;
+		}
+		if (!is_same_registers(&held->was[i], &now))
+			return 0;
+	}
+	return 1;
+}
+
+/* The next stop of a thread at a system call: its signal, with what PTRACE_O_TRACESYSGOOD adds. */
+static int next_call_stop(pid_t tid)
+{
+	int status;
+
+	if (ptrace(PTRACE_SYSCALL, tid, 0, 0) || waitpid(tid, &status, __WALL) != tid ||
+	    !WIFSTOPPED(status))
+		return -1;
+	return status >> 8;
+}
+
+static void check_options(struct held *held, unsigned long options)
+{
+	struct worker *reader = &held->target->shared->workers[0];
+	int stop = next_call_stop(held->target->pid), status = 0;
+
+	ok(stop == (options & PTRACE_O_TRACESYSGOOD ? SIGTRAP | 0x80 : SIGTRAP),
+	    "... PTRACE_O_TRACESYSGOOD is as it was set");
+	for (unsigned i = 0; i < held->count; i++)
+		if (held->tids[i] != reader->tid)
+			ptrace(PTRACE_DETACH, held->tids[i], 0, 0);
+	ptrace(PTRACE_CONT, reader->tid, 0, 0);
+	send_byte(reader);
+	waitpid(reader->tid, &status, __WALL);
+	if (options & PTRACE_O_TRACEEXIT)
+		ok(status >> 8 == (SIGTRAP | PTRACE_EVENT_EXIT << 8),
+		    "... PTRACE_O_TRACEEXIT is set");
+	else
+		ok(WIFEXITED(status), "... PTRACE_O_TRACEEXIT is not set");
+	ptrace(PTRACE_DETACH, reader->tid, 0, 0);
+	ok(reader->is_back && reader->result == 1, "... a wait ends with what it waited for");
+	ok(goes_on(held->target), "... what computes goes on");
+}
+
+static void stage_held(struct held *held, unsigned long options)
+{
+	pid_t pid = held->target->pid;
+	struct aior_image staged;
+	unsigned live = 0;
+
+	memset(outcomes, 0, sizeof(outcomes));
+	ok(!aior_stage_traced(pid, options, &patient, &outcomes[0], &error) &&
+		!outcomes[0].was_so && outcomes[0].rings.ring_count == SHAPES,
+	    "options 0x%lx: it is staged in a tracer's hands", options);
+	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
+	if (ok(!aior_list(pid, &staged, &error) && staged.ring_count == SHAPES,
+		"... it is listed")) {
+		for (size_t i = 0; i < staged.ring_count; i++)
+			live += staged.rings[i].state != AIOR_STAGED;
+		ok(!live, "... all its rings as staged");
+		aior_image_free(&staged);
+	}
+	if (error.err)
+		diag("%s", error.message);
+	aior_outcome_free(&outcomes[0]);
+	ok(!aior_restore_traced(pid, options, &patient, &outcomes[0], &error) &&
+		outcomes[0].rings.ring_count == SHAPES,
+	    "... it is restored");
+	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
+	aior_outcome_free(&outcomes[0]);
+}
+
+/* A process that can have no pipe. What has failed must leave it as it was, in the tracer's hands. */
+static void fail_held(struct held *held, unsigned long options)
+{
+	struct rlimit limit, none;
+	pid_t pid = held->target->pid;
+
+	if (prlimit(pid, RLIMIT_NOFILE, NULL, &limit))
+		abort();
+	none = (struct rlimit){.rlim_max = limit.rlim_max};
+	prlimit(pid, RLIMIT_NOFILE, &none, NULL);
+	memset(outcomes, 0, sizeof(outcomes));
+	ok(aior_stage_traced(pid, options, &patient, &outcomes[0], &error) == -1 &&
+		error.err == EMFILE && !error.is_unfinished,
+	    "options 0x%lx: %s", options, error.message);
+	prlimit(pid, RLIMIT_NOFILE, &limit, NULL);
+	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
+	aior_outcome_free(&outcomes[0]);
+}
+
+static void traced_with(unsigned long options)
+{
+	struct target target;
+	struct held held;
+	char *before_it;
+	const char *why;
+
+	make_target(&target);
+	add_worker(&target, READ);
+	add_worker(&target, INTEGERS);
+	add_worker(&target, REALS);
+	if (begin_target(&target, run_many) && settle_target(&target)) {
+		before_it = look(target.pid);
+		if (ok(!hold(&held, &target, options), "all threads are stopped")) {
+			fail_held(&held, options);
+			stage_held(&held, options);
+		}
+		let_go(&held);
+		ok(settle_target(&target) && is_same_look(before_it, look(target.pid)),
+		    "... all is as it was");
+		if (!hold(&held, &target, options)) {
+			stage_held(&held, options);
+			check_options(&held, options);
+		}
+		why = ask_why(&target, why_other_rings, 0);
+		ok(!why, "... %s", why ? why : "its rings are exact");
+		ok(is_unseen(&target), "... its parent has seen nothing");
+	}
+	end_target(&target);
+}
+
+static void test_traced(void)
+{
+	traced_with(0);
+	traced_with(OPTIONS);
+}
+
+/* ---- restartable sequences ---- */
+
+/* struct rseq and struct rseq_cs of linux/rseq.h: 32 bytes each, in that alignment. */
+static struct {
+	uint32_t cpu_id_start, cpu_id;
+	uint64_t section;
+	uint32_t flags, reserved[3];
+} rseq_area __attribute__((aligned(32)));
+
+static struct {
+	uint32_t version, flags;
+	uint64_t start, len, abort;
+} section __attribute__((aligned(32)));
+
+static jmp_buf before_section;
+
+enum { ENTERED, ABORTED, FORGOTTEN, REGISTERED };
+
+/* The linker says where this section begins and ends. */
+extern const char __start_aior_rseq[], __stop_aior_rseq[];
+
+/*
+ * The whole function is the critical section. Whenever the kernel comes back to a thread in it, it has been
+ * sent to `abort`; so the section is never found forgotten from inside.
+ */
+static __attribute__((section("aior_rseq"), noinline, no_sanitize("address", "undefined"))) int
+spin_in_section(void)
+{
+	const volatile uint64_t *is_known = &rseq_area.section;
+	const atomic_int *stop = &own->stop;
+
+	*(volatile uint64_t *)&rseq_area.section = (uintptr_t)&section;
+	while (!atomic_load_explicit(stop, memory_order_relaxed))
+		if (!*is_known)
+			return 0;
+	return 1;
+}
+
+/* The kernel jumps here, out of the section's frame. */
+static _Noreturn void leave_section(void)
+{
+	own->counts[ABORTED]++;
+	longjmp(before_section, 1);
+}
+
+/*
+ * The word in front of the abort handler is the signature that is registered: code of any kind can then be one.
+ * The C library has registered an area of its own, as a rule.
+ */
+static int register_section(void)
+{
+	uint32_t signature;
+
+	memcpy(&signature, (const void *)((uintptr_t)leave_section - 4), sizeof(signature));
+	section.start = (uintptr_t)__start_aior_rseq;
+	section.len = (uintptr_t)(__stop_aior_rseq - __start_aior_rseq);
+	section.abort = (uintptr_t)leave_section;
+#ifdef RSEQ_SIG
+	if (__rseq_size) {
+		char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+
+		syscall(SYS_rseq, area, 32L, 1L, RSEQ_SIG);
+	}
+#endif
+	return result(syscall(SYS_rseq, &rseq_area, 32L, 0L, signature)) ? -1 : 0;
+}
+
+static void run_sections(struct target *target)
+{
+	(void)target;
+	make_rings();
+	start_workers();
+	own->counts[REGISTERED] = !register_section();
+	own->is_ready = 1;
+	setjmp(before_section);
+	while (own->counts[REGISTERED] && !own->stop) {
+		own->counts[ENTERED]++;
+		own->counts[FORGOTTEN] += !spin_in_section();
+		*(volatile uint64_t *)&rseq_area.section = 0;
+	}
+	for (;;)
+		pause();
+}
+
+static void sections_abort(struct target *target, const char *name)
+{
+	struct shared *shared = target->shared;
+	int are_done = 1, are_aborted = 1;
+
+	for (unsigned i = 0; i < 2 + effort(18) && are_done; i++) {
+		unsigned long aborted, entered;
+
+		usleep(1000 * (i % 4));
+		are_done &= !stage_all(target, 1);
+		aborted = shared->counts[ABORTED];
+		entered = shared->counts[ENTERED];
+		are_done &= !restore_all(target, 1);
+		are_aborted &= eventually(
+		    shared->counts[ABORTED] > aborted && shared->counts[ENTERED] > entered);
+	}
+	ok(are_done, "%s: staged and restored", name);
+	ok(are_aborted && !shared->counts[FORGOTTEN],
+	    "%s: it comes out at the abort handler, always", name);
+	diag("%lu entered, %lu aborted, %lu forgotten", shared->counts[ENTERED],
+	    shared->counts[ABORTED], shared->counts[FORGOTTEN]);
+}
+
+static void spin_beside(unsigned waiting, const char *name)
+{
+	struct target target;
+	const char *why;
+
+	make_target(&target);
+	for (unsigned i = 0; i < waiting; i++)
+		add_worker(&target, READ);
+	if (begin_target(&target, run_sections)) {
+		if (target.shared->counts[REGISTERED]) {
+			sections_abort(&target, name);
+			why = end_workers(&target);
+			ok(!why, "%s: %s", name, why ? why : "others wait as they did");
+		} else {
+			skip(name, "restartable sequences cannot be registered here");
+		}
+	}
+	end_target(&target);
+}
+
+static void test_rseq(void)
+{
+	spin_beside(0, "a process of one thread in its critical section");
+	spin_beside(2, "a thread in its critical section, beside others that wait");
+}
+
+/* ---- filters ---- */
+
+#define FILTERED_RINGS 8
+
+enum { MAY_END, SURVIVED };
+
+static aio_context_t filtered[FILTERED_RINGS];
+
+/* Kills the process for all other system calls. */
+static void filter(unsigned flags)
+{
+	static const int allowed[] = {
+	    SYS_read,
+	    SYS_write,
+	    SYS_io_submit,
+	    SYS_io_getevents,
+	    SYS_futex,
+	    SYS_nanosleep,
+	    SYS_clock_nanosleep,
+	    SYS_clock_gettime,
+	    SYS_gettid,
+	    SYS_exit,
+	    SYS_exit_group,
+	    SYS_rt_sigreturn,
+	    SYS_restart_syscall,
+#ifdef SYS_clock_gettime64
+	    SYS_clock_gettime64,
+	    SYS_clock_nanosleep_time64,
+#endif
+	};
+	struct sock_filter program[2 * COUNT(allowed) + 2] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	struct sock_fprog fprog = {COUNT(program), program};
+	size_t at = 1;
+
+	for (size_t i = 0; i < COUNT(allowed); i++) {
+		program[at++] = (struct sock_filter)BPF_JUMP(
+		    BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)allowed[i], 0, 1);
+		program[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	}
+	program[at] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &fprog))
+		abort();
+}
+
+/* Makes a call that the filter does not know, when the host says so. */
+static long linger(struct worker *worker, long (*work)(struct worker *worker))
+{
+	worker->result = work(worker);
+	worker->is_back = 1;
+	while (!own->counts[MAY_END])
+		syscall(SYS_futex, &own->counts[MAY_END], FUTEX_WAIT, 0, NULL, NULL, 0);
+	syscall(SYS_getppid);
+	own->counts[SURVIVED] = 1;
+	for (;;)
+		syscall(SYS_futex, &own->counts[SURVIVED], FUTEX_WAIT, 1, NULL, NULL, 0);
+	return 0;
+}
+
+static long linger_read(struct worker *worker)
+{
+	return linger(worker, in_read);
+}
+
+static long linger_nanosleep(struct worker *worker)
+{
+	return linger(worker, in_nanosleep);
+}
+
+static long linger_integers(struct worker *worker)
+{
+	return linger(worker, in_integers);
+}
+
+static long linger_filtered(struct worker *worker)
+{
+	filter(0);
+	return linger(worker, in_read);
+}
+
+static const struct kind lingering[] = {
+    {"read", make_pipe, linger_read, send_byte, 1, 0},
+    {"nanosleep", make_nothing, linger_nanosleep, make_nothing, 0, 0},
+    {"integers", make_nothing, linger_integers, make_nothing, 0, 0},
+};
+
+static const struct kind filtered_read = {"filtered", make_pipe, linger_filtered, send_byte, 1, 0};
+
+static void make_filtered_rings(void)
+{
+	const struct rlimit none = {0, 0};
+
+	setrlimit(RLIMIT_CORE, &none);
+	for (unsigned i = 0; i < FILTERED_RINGS; i++) {
+		filtered[i] = new_ring(1);
+		if (complete(filtered[i], i, 0x200 + i) != (long)i)
+			abort();
+	}
+}
+
+/* A question, answered by system calls that the filter lets pass. */
+static long why_other_filtered(long unused)
+{
+	struct aio_slot events[FILTERED_RINGS];
+
+	(void)unused;
+	for (unsigned i = 0; i < FILTERED_RINGS; i++) {
+		if (io_getevents(filtered[i], FILTERED_RINGS, events) != (long)i)
+			return (long)"the events pending";
+		for (unsigned j = 0; j < i; j++)
+			if (events[j].data != 0x200 + i || events[j].res)
+				return (long)"an event";
+		if (!works(filtered[i]))
+			return (long)"a ring that does not work";
+		if (complete(filtered[i], i, 0x200 + i) != (long)i)
+			return (long)"a submission";
+	}
+	return 0;
+}
+
+static void run_with_filter(struct target *target)
+{
+	make_filtered_rings();
+	start_workers();
+	for (unsigned i = 0; i < own->worker_count; i++)
+		if (!eventually(own->workers[i].tid))
+			abort();
+	filter(SECCOMP_FILTER_FLAG_TSYNC);
+	serve(target);
+}
+
+static void run_beside_filter(struct target *target)
+{
+	make_filtered_rings();
+	start_workers();
+	serve(target);
+}
+
+static void stages_under_filter(struct target *target, const char *name)
+{
+	char *before_it = look(target->pid);
+	int are_done = 1, are_parked = 1;
+	const char *why = NULL;
+
+	for (unsigned i = 0; i < 1 + effort(4) && are_done && are_parked && !why; i++) {
+		are_done &= !stage_all(target, 1) && outcomes[0].rings.ring_count == FILTERED_RINGS;
+		kill(target->pid, SIGCONT);
+		usleep(20000);
+		are_parked &= !why_not_parked(target) && !target->shared->reports;
+		are_done &= !restore_all(target, 1);
+		why = ask_why(target, why_other_filtered, 0);
+	}
+	ok(are_done, "%s: staged and restored", name);
+	ok(are_parked, "%s: parked, it stays alive", name);
+	ok(!why, "%s: %s", name, why ? why : "its rings are as before");
+	ok(settle_target(target) && is_same_look(before_it, look(target->pid)),
+	    "%s: all else is as before, filters too", name);
+	why = end_workers(target);
+	ok(!why, "%s: %s", name, why ? why : "its threads go on");
+}
+
+static void dies_of_filter(struct target *target, const char *name)
+{
+	struct shared *shared = target->shared;
+
+	ok(!shared->reports, "%s: it lives", name);
+	shared->counts[MAY_END] = 1;
+	syscall(SYS_futex, &shared->counts[MAY_END], FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	ok(eventually(shared->reports) && shared->last_status == SIGSYS &&
+		shared->last_code != CLD_EXITED && !shared->counts[SURVIVED],
+	    "%s: the filter kills still", name);
+}
+
+static void test_filter(void)
+{
+	const char *name = "all threads under a filter";
+	struct target target;
+
+	make_target(&target);
+	for (unsigned i = 0; i < COUNT(lingering); i++) {
+		struct worker *worker = add_worker(&target, i ? FUTEX : READ);
+
+		worker->kind = &lingering[i];
+	}
+	if (begin_target(&target, run_with_filter) && settle_target(&target)) {
+		stages_under_filter(&target, name);
+		dies_of_filter(&target, name);
+	}
+	end_target(&target);
+}
+
+static void test_one_filter(void)
+{
+	const char *name = "one thread under a filter";
+	struct target target;
+
+	make_target(&target);
+	add_worker(&target, READ)->kind = &filtered_read;
+	add_worker(&target, INTEGERS);
+	if (begin_target(&target, run_beside_filter) && settle_target(&target)) {
+		stages_under_filter(&target, name);
+		dies_of_filter(&target, name);
+	}
+	end_target(&target);
+}
+
+int main(void)
+{
+	static const struct live_test tests[] = {
+	    {"registers", test_registers},
+	    {"traced", test_traced},
+	    {"restartable sequences", test_rseq},
+	    {"a filter", test_filter},
+	    {"a filter of one thread", test_one_filter},
+	};
+
+	return run_live_tests(tests, COUNT(tests));
+}
