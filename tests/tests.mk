@@ -4,8 +4,10 @@
 # The host's tests of a blob run it, and compare the process's mappings: no sanitizer may map memory
 # of its own between. So none of them has one.
 BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stage-faults ends abi twins
+# These stage and restore other processes.
+LIVE_TESTS := live-twins
 # These are linked with the library, and with a sanitizer if that is.
-SELF_TESTS := self self-failures capsule
+SELF_TESTS := self self-failures capsule $(LIVE_TESTS)
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 
