@@ -91,12 +91,12 @@ static uint64_t mix(uint64_t hash, uint64_t value)
 	return hash ^ hash >> 29;
 }
 
-/* An iocb's address, relative to its twin's. */
+/* An iocb's address, relative to its twin's; those of count_free() lie on some stack. */
 static uint64_t relative(const struct twin *twin, uint64_t obj)
 {
 	uint64_t base = (uintptr_t)twin->iocbs;
 
-	return obj - base < IOCBS * sizeof(struct iocb) ? obj - base : obj;
+	return obj - base < IOCBS * sizeof(struct iocb) ? obj - base : UINT64_MAX;
 }
 
 static uint64_t mix_event(uint64_t hash, const struct twin *twin, const struct aio_slot *event)
@@ -391,7 +391,7 @@ static int do_any_operation(void)
 static void fill_slow(struct iocb *iocb, uint32_t piece, uint32_t kind, uint64_t data)
 {
 	char *buffer = self->buffer + (size_t)piece * self->slow_bytes;
-	uint32_t bytes = self->slow_bytes >> data % 6;
+	uint32_t bytes = self->slow_bytes >> data % 3;
 
 	memset(iocb, 0, sizeof(*iocb));
 	iocb->aio_data = data;
@@ -510,13 +510,15 @@ static int settle(struct twin *twin)
 
 static int settle_all(void)
 {
-	uint64_t hash = 0, words = (uint64_t)self->slow_used * self->slow_bytes / sizeof(hash);
+	uint64_t hash = 0, word;
 
 	for (uint32_t i = 0; i < self->count; i++)
 		if (self->twins[i].slow && settle(&self->twins[i]))
 			return 1;
-	for (uint64_t i = 0; i < words; i++)
-		hash = mix(hash, ((uint64_t *)(void *)self->buffer)[i]);
+	for (size_t at = 0; at < (size_t)self->slow_used * self->slow_bytes; at += 512) {
+		memcpy(&word, self->buffer + at, sizeof(word));
+		hash = mix(hash, word);
+	}
 	note("what was read", hash);
 	self->slow_used = 0;
 	note_rings();
