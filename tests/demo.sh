@@ -68,7 +68,7 @@ if ! command -v fio >/dev/null 2>&1; then
 fi
 
 # A folder whose files take O_DIRECT: else there is nothing in flight.
-for folder in "$work" "$build" /var/tmp; do
+for folder in "$build" /var/tmp "$work"; do
 	if dd if=/dev/zero of="$folder/direct.$$" bs=4096 count=1 oflag=direct 2>/dev/null; then
 		rm -f "$folder/direct.$$"
 		disk=$(mktemp -d "$folder/demo-XXXXXX")
