@@ -652,7 +652,7 @@ int main(int argc, char **argv)
 	    {NULL, 0, NULL, 0}};
 	const char *given = getenv("TWINS_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 1000;
-	unsigned count = effort(60);
+	unsigned count = effort(40);
 	enum breakage only = BREAK_NONE;
 	int option, is_whole = 1;
 
@@ -688,6 +688,6 @@ int main(int argc, char **argv)
 		ok(all->in_flight_rounds > all->rounds / 2 && all->drained,
 		    "requests were in flight in most rounds, and not only polls");
 	for (enum breakage kind = BREAK_SLOT; kind < BREAK_KINDS && is_whole; kind++)
-		run_broken(seed, effort(6) < 2 ? 2 : effort(6), kind);
+		run_broken(seed, effort(5) < 2 ? 2 : effort(5), kind);
 	return tap_end();
 }
