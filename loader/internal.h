@@ -83,6 +83,8 @@ uint32_t aior_process_arch(const struct aior_process *process);
 int aior_current_call(pid_t tid, uint64_t *first);
 /* The same with its pc, 0 where that is not known. */
 int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc);
+/* The CPU that it runs on, or has run on; -1: not known. */
+int aior_last_cpu(pid_t task);
 /* Whether it is one of the kernel's own in the program's guise (io_uring's workers): it runs no program. */
 int aior_is_worker(pid_t task);
 /* A number that /proc/TID/status has behind `key`; 0 if it has none. */

@@ -62,6 +62,21 @@ static int read_stat(pid_t task, struct task_stat *stat)
 	return 0;
 }
 
+int aior_last_cpu(pid_t task)
+{
+	char path[64], text[2048], *at;
+	int cpu;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)task);
+	if (read_text(text, sizeof(text), path))
+		return -1;
+	at = strrchr(text, ')');
+	/* The 39th field; the state is the third. */
+	for (int field = 2; at && field < 39; field++)
+		at = strchr(at + 1, ' ');
+	return at && sscanf(at, "%d", &cpu) == 1 ? cpu : -1;
+}
+
 long aior_status_number(pid_t task, const char *key)
 {
 	char path[64], text[16384], *at; /* it names sets of CPUs, too */

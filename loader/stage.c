@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fence.h"
 #include "journal.h"
 #include "names.h"
 #include "others.h"
@@ -35,6 +36,7 @@ struct staging {
 	struct aior_process process;
 	uint32_t arch;
 	const struct aior_options *options;
+	const struct aior_fence *fence;
 	struct aior_outcome *outcome;
 	struct aior_gate gate;
 	struct aior_stopped *stopped;
@@ -469,6 +471,7 @@ static int freeze(struct staging *staging, unsigned long options, struct aior_er
 
 	if (stop(staging, error))
 		return -1;
+	aior_fence_wait(staging->fence, staging->stopped);
 	staging->prepared_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->stop_ns = staging->prepared_at - staging->stopped->stopped_at;
 	staging->outcome->thread_count = staging->stopped->count;
@@ -773,6 +776,7 @@ struct work {
 	const struct aior_options *options;
 	struct aior_outcome *outcomes;
 	struct staging *stagings;
+	struct aior_fence fence;
 	struct aior_error *error;
 };
 
@@ -790,6 +794,7 @@ static int prepare_all(struct work *work)
 		struct staging *staging = &work->stagings[i];
 
 		staging->options = work->options;
+		staging->fence = &work->fence;
 		staging->outcome = &work->outcomes[i];
 		if (is_named_before(work, i)) {
 			staging->outcome->pid = work->pids[i];
@@ -864,6 +869,8 @@ static int run_all(struct work *work)
 	for (size_t i = 0; i < work->count; i++)
 		if (!work->stagings[i].is_done && start(&work->stagings[i], work->error))
 			work->stagings[i].failed = ESRCH;
+	/* That waits for RCU, as the drain does at the same time. */
+	aior_fence_close(&work->fence);
 	for (size_t i = 0; i < work->count; i++) {
 		struct staging *staging = &work->stagings[i];
 
@@ -890,8 +897,10 @@ static int run_all(struct work *work)
 static int stage_all(void *data)
 {
 	struct work *work = data;
-	int ret = prepare_all(work);
+	int ret;
 
+	aior_fence_open(&work->fence);
+	ret = prepare_all(work);
 	if (!ret) {
 		for (size_t i = 0; i < work->count; i++)
 			if (work->stagings[i].is_done)
@@ -907,13 +916,15 @@ static int stage_all(void *data)
 		free(staging->rings);
 		free(staging->suspects);
 	}
+	aior_fence_close(&work->fence);
 	return ret;
 }
 
 int aior_stage(const pid_t *pids, size_t count, const struct aior_options *options,
     struct aior_outcome *outcomes, struct aior_error *error)
 {
-	struct work work = {pids, count, options, outcomes, NULL, error};
+	struct work work = {
+	    .pids = pids, .count = count, .options = options, .outcomes = outcomes, .error = error};
 	struct aior_outcome *own = NULL;
 	int ret;
 
@@ -1006,15 +1017,20 @@ int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior
     struct aior_outcome *outcome, struct aior_error *error)
 {
 	struct aior_outcome own = {0};
-	struct staging staging = {
-	    .options = options, .outcome = outcome ? outcome : &own, .is_traced = 1};
+	struct aior_fence fence;
+	struct staging staging = {.options = options,
+	    .fence = &fence,
+	    .outcome = outcome ? outcome : &own,
+	    .is_traced = 1};
 	pid_t injected = 0;
 	int ret;
 
 	if (error)
 		memset(error, 0, sizeof(*error));
 	memset(staging.outcome, 0, sizeof(own));
+	aior_fence_open(&fence);
 	ret = stage_traced(&staging, pid, ptrace_options, error);
+	aior_fence_close(&fence);
 	if (staging.injection.thread)
 		injected = staging.injection.thread->tid;
 	/* It may have system calls to make, in our way. */

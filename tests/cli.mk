@@ -2,7 +2,7 @@
 # The tests of the command line, and the programs that they are run on.
 
 CLI_FIXTURES := $(addprefix $(BUILD)/tests/,leaver hostile api.t)
-CLI_TESTS := $(BUILD)/tests/api.t tests/cli.t tests/dump.t tests/run.t tests/corpus.t tests/hostile.t
+CLI_TESTS := $(BUILD)/tests/api.t tests/cli.t tests/dump.t tests/run.t tests/corpus.t tests/hostile.t tests/fio.t
 
 # The image reader, in a program that gives it thousands of broken images.
 $(BUILD)/tests/hostile: tests/hostile.c $(BUILD)/loader/core.o $(BUILD)/libaio-restorer.a tests/cli.mk

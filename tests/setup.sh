@@ -16,6 +16,7 @@ ld|binutils|build
 /usr/include/stdio.h|libc6-dev|build
 /usr/include/gelf.h|libelf-dev|build
 /usr/include/libaio.h|libaio-dev|demo
+fio|fio|demo
 prove|perl|check
 gdb|gdb|check
 eu-readelf|elfutils|check

@@ -7,7 +7,7 @@ BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stag
 # These are linked with the library, and with a sanitizer if that is.
 SELF_TESTS := self self-failures capsule
 # The same, of other processes.
-LIVE_TESTS := live-waits live-breaks live live-signals live-states
+LIVE_TESTS := live-waits live-breaks live live-signals live-states live-twins
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
 

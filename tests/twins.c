@@ -35,14 +35,18 @@ static const char *const break_names[BREAK_KINDS] = {
     "none", "slot", "tail", "head", "request", "poll", "twice", "eventfd", "lost", "double"};
 
 static struct {
-	struct aior_ring_record *rings; /* of the second twins, in ascending order */
-	struct pair **owners;           /* whose they are */
+	struct side sides[2];           /* the second is staged and restored */
+	struct aior_ring_record *rings; /* of the second side, in ascending order */
+	struct twin **owners;           /* whose they are */
 	struct aior_poll_record *polls;
 	uint32_t poll_room;
 	char *elsewhere; /* room for a staged ring */
 	enum breakage breakage;
 	int is_broken;
-	unsigned rounds;
+	unsigned rounds, op;
+	uint64_t seed, random; /* what the host leaves to chance */
+	int silent_fd;
+	const char *what, *why;
 } s;
 
 /* What all children have done. */
@@ -53,21 +57,55 @@ static struct {
 
 static unsigned ops = 400;
 
+static uint32_t any_below(uint32_t limit)
+{
+	return random_below(&s.random, limit);
+}
+
+static int fails(const char *why)
+{
+	if (!s.why)
+		s.why = why;
+	return 1;
+}
+
+/* ---- both sides ---- */
+
+/* Has both do the same, and compares what they note. */
+static int do_both(int (*what)(void))
+{
+	size_t differing;
+
+	for (int side = 0; side < 2; side++) {
+		self = &s.sides[side];
+		self->note_count = 0;
+		if (what())
+			break;
+	}
+	s.what = self->what;
+	if (self->why)
+		return fails(self->why);
+	differing = compare_notes(&s.sides[0], &s.sides[1]);
+	if (differing == SIZE_MAX)
+		return 0;
+	self = &s.sides[differing >= s.sides[0].note_count];
+	return fails(self->notes[differing].what);
+}
+
 /* ---- a round: stage and restore ---- */
 
 static int compare_addresses(const void *a, const void *b)
 {
-	const struct pair *const *left = a, *const *right = b;
+	const struct twin *const *left = a, *const *right = b;
 
-	return ((*left)->twins[1].ctx > (*right)->twins[1].ctx) -
-	       ((*left)->twins[1].ctx < (*right)->twins[1].ctx);
+	return ((*left)->ctx > (*right)->ctx) - ((*left)->ctx < (*right)->ctx);
 }
 
 static void fill_records(void)
 {
-	memset(s.rings, 0, t.pair_count * sizeof(*s.rings));
-	for (uint32_t i = 0; i < t.pair_count; i++)
-		s.rings[i] = (struct aior_ring_record){.addr = s.owners[i]->twins[1].ctx,
+	memset(s.rings, 0, s.sides[1].count * sizeof(*s.rings));
+	for (uint32_t i = 0; i < s.sides[1].count; i++)
+		s.rings[i] = (struct aior_ring_record){.addr = s.owners[i]->ctx,
 		    .len = s.owners[i]->len,
 		    .flags = s.rounds ? AIOR_RING_LIVE : 0};
 }
@@ -77,24 +115,24 @@ static int check_polls(uint32_t count)
 {
 	uint32_t at = 0;
 
-	for (uint32_t i = 0; i < t.pair_count; i++) {
-		const struct pair *pair = s.owners[i];
-		uint32_t left = pair->polls;
+	for (uint32_t i = 0; i < s.sides[1].count; i++) {
+		const struct twin *twin = s.owners[i];
+		uint32_t left = twin->polls;
 
 		for (; at < count && s.polls[at].ring == s.rings[i].addr; at++, left--) {
 			uint32_t p = 0;
 
-			while (p < pair->polls &&
-			       (uintptr_t)&pair->twins[1].iocbs[pair->order[p]] != s.polls[at].iocb)
+			while (p < twin->polls &&
+			       (uintptr_t)&twin->iocbs[twin->order[p]] != s.polls[at].iocb)
 				p++;
-			if (p == pair->polls || s.polls[at].flags ||
-			    s.polls[at].data != pair->twins[1].iocbs[pair->order[p]].aio_data)
-				return differs("a poll record");
+			if (p == twin->polls || s.polls[at].flags ||
+			    s.polls[at].data != twin->iocbs[twin->order[p]].aio_data)
+				return fails("a poll record");
 		}
 		if (left)
-			return differs("the number of poll records");
+			return fails("the number of poll records");
 	}
-	return at != count && differs("a poll record of no ring");
+	return at != count && fails("a poll record of no ring");
 }
 
 /* How many events came with the drain. */
@@ -102,26 +140,26 @@ static uint32_t count_drained(const uint32_t *tails)
 {
 	uint32_t drained = 0;
 
-	for (uint32_t i = 0; i < t.pair_count; i++)
+	for (uint32_t i = 0; i < s.sides[1].count; i++)
 		drained += aio_ring_pending(tails[i], s.rings[i].tail, s.owners[i]->nr);
 	return drained;
 }
 
 static int stage_twins(uint32_t *polls)
 {
-	uint32_t *tails = alloca(t.pair_count * sizeof(*tails));
+	uint32_t *tails = alloca(s.sides[1].count * sizeof(*tails));
 	struct aior_args args;
 	uint32_t drained;
 
 	fill_records();
-	args = blob_args(s.rings, t.pair_count, s.polls, 0);
+	args = blob_args(s.rings, s.sides[1].count, s.polls, 0);
 	args.poll_room = s.poll_room;
-	for (uint32_t i = 0; i < t.pair_count; i++)
-		tails[i] = ring_of(s.owners[i]->twins[1].ctx)->tail;
+	for (uint32_t i = 0; i < s.sides[1].count; i++)
+		tails[i] = ring_of(s.owners[i]->ctx)->tail;
 	if (call(&stage_blob, &args)) {
-		diag("seed %llu: stage says errno %u, step %u", (unsigned long long)t.seed,
+		diag("seed %llu: stage says errno %u, step %u", (unsigned long long)s.seed,
 		    args.err, args.step);
-		return differs("a stage that fails");
+		return fails("a stage that fails");
 	}
 	*polls = args.poll_count;
 	drained = count_drained(tails);
@@ -130,10 +168,10 @@ static int stage_twins(uint32_t *polls)
 	atomic_fetch_add(&all->in_flight_rounds, *polls || drained);
 	atomic_fetch_add(&all->rounds, 1);
 	s.rounds++;
-	for (uint32_t i = 0; i < t.pair_count; i++) {
+	for (uint32_t i = 0; i < s.sides[1].count; i++) {
 		if (s.rings[i].flags != AIOR_RING_DRAINED ||
 		    io_submit(s.rings[i].addr, 0, NULL) != -EINVAL)
-			return differs("a ring that is not staged");
+			return fails("a ring that is not staged");
 	}
 	return check_polls(*polls);
 }
@@ -141,7 +179,7 @@ static int stage_twins(uint32_t *polls)
 /* As from an image: the content lies somewhere else, and nothing where the ring belongs. */
 static void put_elsewhere(struct aior_ring_record *ring)
 {
-	char *to = s.elsewhere + 8 * below(8);
+	char *to = s.elsewhere + 8 * any_below(8);
 
 	memcpy(to, (void *)(uintptr_t)ring->addr, ring->len);
 	munmap((void *)(uintptr_t)ring->addr, ring->len);
@@ -184,9 +222,8 @@ static int spoil_staged(uint32_t *polls)
 	}
 }
 
-static int spoil_live(const struct pair *pair)
+static int spoil_live(const struct twin *twin)
 {
-	const struct twin *twin = &pair->twins[1];
 	struct aio_ring *ring = ring_of(twin->ctx);
 	struct aio_slot *slots = slots_of(ring), keep;
 	struct iocb iocb, *iocbs[1] = {&iocb};
@@ -197,11 +234,11 @@ static int spoil_live(const struct pair *pair)
 	case BREAK_SLOT:
 		if (ring->head == tail)
 			return 0;
-		slots[ring->head].res2 ^= 1ull << below(64);
+		slots[ring->head].res2 ^= 1ull << any_below(64);
 		return 1;
 	case BREAK_TAIL:
 		keep = slots[tail];
-		iocb_null_read(&iocb, t.null_fd, 1);
+		iocb_null_read(&iocb, s.sides[1].null_fd, 1);
 		if (io_submit(twin->ctx, 1, iocbs) != 1)
 			return 0;
 		slots[tail] = keep;
@@ -213,7 +250,7 @@ static int spoil_live(const struct pair *pair)
 		ring->head--;
 		return 1;
 	case BREAK_REQUEST:
-		iocb_poll(&iocb, t.silent_fd, POLLIN, 1);
+		iocb_poll(&iocb, s.silent_fd, POLLIN, 1);
 		return io_submit(twin->ctx, 1, iocbs) == 1;
 	case BREAK_EVENTFD:
 		return write(twin->event_fd, &one, 8) == 8;
@@ -224,221 +261,90 @@ static int spoil_live(const struct pair *pair)
 
 static int restore_twins(uint32_t polls)
 {
-	struct aior_args args = blob_args(s.rings, t.pair_count, s.polls, polls);
+	struct aior_args args = blob_args(s.rings, s.sides[1].count, s.polls, polls);
 
-	t.what = "restore";
+	s.what = "restore";
 	if (blob_call(&args) || args.polls_lost) {
 		diag("seed %llu: restore says errno %u, step %u, %u polls lost",
-		    (unsigned long long)t.seed, args.err, args.step, args.polls_lost);
-		return differs("a restore that fails");
+		    (unsigned long long)s.seed, args.err, args.step, args.polls_lost);
+		return fails("a restore that fails");
 	}
-	for (uint32_t i = 0; i < t.pair_count; i++)
+	for (uint32_t i = 0; i < s.sides[1].count; i++)
 		if (s.rings[i].flags != AIOR_RING_LIVE)
-			return differs("a ring that is not live");
+			return fails("a ring that is not live");
 	return 0;
-}
-
-/*
- * While this thread is a real-time one, the worker that does its fsyncs, on the same CPU, does not
- * run before it sleeps: in the drain. Where that is not allowed, fewer are met in flight.
- */
-static void hold_workers(int is_held)
-{
-	struct sched_param param = {.sched_priority = is_held};
-
-	sched_setscheduler(0, is_held ? SCHED_FIFO : SCHED_OTHER, &param);
 }
 
 static int op_round(void)
 {
-	uint32_t polls, slow = t.is_slow ? 1 + below(3) : 0;
+	uint32_t polls;
 
 	/* Another restore would heal some of what is broken. */
 	if (s.is_broken)
 		return 0;
-	hold_workers(t.is_slow);
-	for (uint32_t i = 0; i < slow; i++) {
-		t.pair = &t.pairs[below(t.pair_count)];
-		if (submit_slow(1 + below(4)))
+	if (s.sides[0].is_slow) {
+		hold_workers(1);
+		if (do_both(start_slow))
 			return 1;
+		atomic_fetch_add(&all->slow, s.sides[1].slow_used);
 	}
-	atomic_fetch_add(&all->slow, t.slow_used);
-	t.what = "stage";
+	s.what = "stage";
 	if (stage_twins(&polls))
 		return 1;
 	hold_workers(0);
 	s.is_broken = spoil_staged(&polls);
-	if (below(3) == 0)
-		put_elsewhere(&s.rings[below(t.pair_count)]);
+	if (any_below(3) == 0)
+		put_elsewhere(&s.rings[any_below(s.sides[1].count)]);
 	if (restore_twins(polls))
 		return 1;
 	if (!s.is_broken)
 		s.is_broken = spoil_live(s.owners[0]);
-	return settle_all();
+	return do_both(settle_all);
 }
 
 /* ---- a seed ---- */
 
-static int (*const operations[])(void) = {op_submit, op_submit, op_submit, op_submit, op_getevents,
-    op_getevents, op_getevents, op_reap, op_reap, op_poll, op_poll, op_ready, op_cancel,
-    op_eventfd};
-
-static int reap_all(void)
+static void make_side(void)
 {
-	/* At most nr events, of which each call takes at least one. */
-	for (uint32_t i = 0; i < t.pair->nr; i++) {
-		if (!pending_of(t.pair->twins[0].ctx))
-			break;
-		if (op_getevents())
-			return 1;
-	}
-	return compare_pair();
-}
-
-/* How many more requests a context takes: from this CPU, or from each in turn. */
-static uint32_t count_all_free(aio_context_t ctx)
-{
-	uint32_t count = 0;
-	cpu_set_t mine;
-
-	if (!t.is_slow)
-		return count_free(ctx, t.null_fd);
-	sched_getaffinity(0, sizeof(mine), &mine);
-	for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		cpu_set_t one;
-
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		if (!sched_setaffinity(0, sizeof(one), &one))
-			count += count_free(ctx, t.null_fd);
-	}
-	sched_setaffinity(0, sizeof(mine), &mine);
-	return count;
-}
-
-/* Both of a pair take as many requests as each other, and give the same. */
-static int finish_pair(void)
-{
-	static const char *const names[2] = {
-	    "the number of requests until EAGAIN", "that number when all is reaped"};
-
-	t.what = "the end";
-	if (op_eventfd())
-		return 1;
-	for (int round = 0; round < 2; round++) {
-		uint32_t free_slots[2];
-
-		for (int side = 0; side < 2; side++)
-			free_slots[side] = count_all_free(t.pair->twins[side].ctx);
-		if (free_slots[0] != free_slots[1]) {
-			diag("%u and %u", free_slots[0], free_slots[1]);
-			return differs(names[round]);
+	for (uint32_t i = 0; i < self->count; i++)
+		if (make_twin(&self->twins[i])) {
+			diag("seed %llu: io_setup(%u)", (unsigned long long)s.seed,
+			    self->twins[i].n);
+			exit(2);
 		}
-		if (reap_all())
-			return 1;
-		while (t.pair->polls)
-			if (op_ready())
-				return 1;
-		if (reap_all())
-			return 1;
-	}
-	return 0;
+	if (self->is_slow)
+		make_file();
 }
 
-static int finish(void)
-{
-	for (uint32_t i = 0; i < t.pair_count; i++) {
-		t.pair = &t.pairs[i];
-		if (finish_pair())
-			return 1;
-	}
-	return 0;
-}
-
-static void make_twin(struct twin *twin, uint32_t n)
-{
-	if (io_setup(n, &twin->ctx)) {
-		diag("seed %llu: io_setup(%u)", (unsigned long long)t.seed, n);
-		exit(2);
-	}
-	twin->iocbs = map_guarded(IOCBS * sizeof(struct iocb));
-	if (pipe2(twin->pipe, O_CLOEXEC | O_NONBLOCK))
-		abort();
-	for (uint32_t i = 0; i < t.poll_room; i++)
-		if (pipe2(twin->poll_pipes[i], O_CLOEXEC | O_NONBLOCK))
-			abort();
-	twin->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-}
-
-static void make_pairs(void)
+static void make_sides(void)
 {
 	uint64_t slots = 0, longest = 0;
 
-	s.rings = map_guarded(t.pair_count * sizeof(*s.rings));
-	s.owners = calloc(t.pair_count, sizeof(*s.owners));
-	for (uint32_t i = 0; i < t.pair_count; i++) {
-		struct pair *pair = &t.pairs[i];
-
-		pair->len = aio_ring_len(pair->n, possible_cpus(), (uint32_t)blob.page);
-		pair->nr = aio_ring_nr((uint32_t)pair->len);
-		make_twin(&pair->twins[0], pair->n);
-		make_twin(&pair->twins[1], pair->n);
-		s.owners[i] = pair;
-		slots += pair->nr - 1;
-		longest = pair->len > longest ? pair->len : longest;
+	for (int side = 0; side < 2; side++) {
+		self = &s.sides[side];
+		make_side();
 	}
-	qsort(s.owners, t.pair_count, sizeof(*s.owners), compare_addresses);
+	s.rings = map_guarded(self->count * sizeof(*s.rings));
+	s.owners = calloc(self->count, sizeof(*s.owners));
+	for (uint32_t i = 0; i < self->count; i++) {
+		struct twin *twin = &self->twins[i];
+
+		s.owners[i] = twin;
+		slots += twin->nr - 1;
+		longest = twin->len > longest ? twin->len : longest;
+	}
+	qsort(s.owners, self->count, sizeof(*s.owners), compare_addresses);
 	s.poll_room = (uint32_t)slots;
 	s.polls = map_guarded((slots + 1) * sizeof(*s.polls));
 	s.elsewhere = map_guarded(longest + 64);
 }
 
-/* Two files of the same content, which nobody else sees, and memory to read them into. */
-static void make_files(void)
-{
-	for (int side = 0; side < 2; side++) {
-		int fd = open_direct();
-
-		t.can_direct = fd >= 0;
-		if (fd < 0)
-			fd = memfd_create("twins", MFD_CLOEXEC);
-		t.buffers[side] = map_guarded(SLOW * SLOW_BYTES);
-		if (write(fd, t.buffers[side], SLOW * SLOW_BYTES) != SLOW * SLOW_BYTES)
-			abort();
-		t.files[side] = fd;
-	}
-}
-
 static void run_ops(void)
 {
-	if (compare())
-		return;
-	for (t.op = 0; t.op < ops; t.op++) {
-		uint32_t chance = below(100);
-
-		if (chance < 10   ? op_round()
-		    : chance < 13 ? op_brim()
-				  : operations[below(sizeof(operations) / sizeof(operations[0]))]())
+	for (s.op = 0; s.op < ops; s.op++)
+		if (any_below(100) < 10 ? op_round() : do_both(do_any_operation))
 			return;
-		if (compare())
-			return;
-	}
-	if (!finish())
-		compare();
-}
-
-static uint32_t choose_n(void)
-{
-	switch (below(16)) {
-	case 0:
-		return 1000 + below(1000);
-	case 1:
-	case 2:
-	case 3:
-		return 1 + below(500);
-	default:
-		return 1 + below(70);
-	}
+	do_both(finish);
 }
 
 /* Waits until that much of fs.aio-nr is left to this child. */
@@ -446,8 +352,8 @@ static long take_budget(void)
 {
 	long price = 0;
 
-	for (uint32_t i = 0; i < t.pair_count; i++)
-		price += 2l * t.pairs[i].n;
+	for (uint32_t i = 0; i < s.sides[0].count; i++)
+		price += 2l * s.sides[0].twins[i].n;
 	while (atomic_fetch_sub(&all->budget, price) < price) {
 		atomic_fetch_add(&all->budget, price);
 		usleep(5000);
@@ -457,9 +363,26 @@ static long take_budget(void)
 
 /* What a seed is like, where it is not left to chance. */
 struct shape {
-	uint32_t pairs, n;
+	uint32_t count, n;
 	unsigned ops;
 };
+
+/* Both sides draw the same numbers from now on. */
+static void choose_side(const struct shape *shape)
+{
+	self->random = s.seed * 0x9e3779b97f4a7c15ull + 0x1234567;
+	self->patience = s.breakage ? 200 : 60000;
+	self->is_slow = (int)below(2);
+	self->slow_bytes = 131072;
+	self->count = shape ? shape->count : 1 + below(below(3) ? 1 : 4);
+	self->poll_room = self->count > 10 ? 2 : POLLS;
+	self->twins = calloc(self->count, sizeof(*self->twins));
+	for (uint32_t i = 0; i < self->count; i++)
+		self->twins[i].n = shape ? shape->n : choose_n();
+	self->note_room = 1 << 16;
+	self->notes = calloc(self->note_room, sizeof(*self->notes));
+	self->null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
 
 /* One seed, in this process. Exit status: 0 the same, 1 told apart, 2 neither. */
 static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *shape)
@@ -468,17 +391,13 @@ static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *s
 	int silent[2];
 	long price;
 
-	t.seed = seed;
-	t.random = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
-	t.patience = breakage ? 200 : 60000;
+	s.seed = seed;
+	s.random = seed + 1;
 	s.breakage = breakage;
-	t.is_slow = (int)below(2);
-	t.pair_count = shape ? shape->pairs : 1 + below(below(3) ? 1 : 4);
-	t.poll_room = t.pair_count > 10 ? 2 : POLLS;
-	t.pairs = calloc(t.pair_count, sizeof(*t.pairs));
-	t.pair = t.pairs;
-	for (uint32_t i = 0; i < t.pair_count; i++)
-		t.pairs[i].n = shape ? shape->n : choose_n();
+	for (int side = 0; side < 2; side++) {
+		self = &s.sides[side];
+		choose_side(shape);
+	}
 	if (shape)
 		ops = shape->ops;
 	getrlimit(RLIMIT_NOFILE, &files);
@@ -486,22 +405,18 @@ static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *s
 	setrlimit(RLIMIT_NOFILE, &files);
 	price = take_budget();
 	pin_to((unsigned)seed);
-	t.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (pipe2(silent, O_CLOEXEC))
 		abort();
-	t.silent_fd = silent[0];
-	if (t.is_slow)
-		make_files();
-	make_pairs();
+	s.silent_fd = silent[0];
+	make_sides();
 	run_ops();
-	if (t.why && !breakage)
+	if (s.why && !breakage)
 		diag("seed %llu (%u pairs, n %u, nr %u%s), operation %u (%s), after %u rounds: "
-		     "differs "
-		     "in %s",
-		    (unsigned long long)seed, t.pair_count, t.pair->n, t.pair->nr,
-		    t.is_slow ? ", slow" : "", t.op, t.what, s.rounds, t.why);
+		     "differs in %s",
+		    (unsigned long long)seed, self->count, self->twins[0].n, self->twins[0].nr,
+		    self->is_slow ? ", slow" : "", s.op, s.what, s.rounds, s.why);
 	atomic_fetch_add(&all->budget, price);
-	return t.why ? 1 : breakage && !s.is_broken ? 2 : 0;
+	return s.why ? 1 : breakage && !s.is_broken ? 2 : 0;
 }
 
 /* ---- all seeds ---- */
