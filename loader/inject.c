@@ -244,12 +244,8 @@ static int next_call_stop(const struct aior_injection *injection)
 	int status, signal = 0;
 
 	do {
-		if (ptrace(PTRACE_SYSCALL, injection->thread->tid, 0, signal))
-			return -1;
-		while (waitpid(injection->thread->tid, &status, __WALL) < 0)
-			if (errno != EINTR)
-				return -1;
-		if (!WIFSTOPPED(status))
+		if (ptrace(PTRACE_SYSCALL, injection->thread->tid, 0, signal) ||
+		    aior_wait_stop(injection->thread->tid, &status, UINT64_MAX) != 1)
 			return -1;
 		/* All signals are blocked, but for one that stops the process, by and by. */
 		signal = status >> 16 ? 0 : WSTOPSIG(status);
@@ -485,13 +481,16 @@ int aior_inject_start(struct aior_injection *injection, const struct aior_args *
 	return 0;
 }
 
-/* Whether it sleeps in the park loop. */
+/* Whether it sleeps in the park loop: 1, 0; -1: it has exited. */
 static int is_parked(const struct aior_injection *injection)
 {
 	uint64_t first, pc, from = injection->code + injection->blob->park;
+	pid_t tid = injection->thread->tid;
 
-	return aior_current_place(injection->thread->tid, &first, &pc) >= 0 && pc >= from &&
-	       pc < injection->code + injection->blob->park_end;
+	if (aior_current_place(tid, &first, &pc) >= 0)
+		return pc >= from && pc < injection->code + injection->blob->park_end;
+	/* Of a first thread nobody is told while there are others. */
+	return pc || !aior_task_has_exited(tid) ? 0 : -1;
 }
 
 static void add_helper(struct aior_injection *injection)
@@ -555,12 +554,12 @@ int aior_inject_wait(struct aior_injection *injection, const struct aior_options
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), now = begin, end = UINT64_MAX;
 	pid_t tid = injection->thread->tid;
 	struct timespec nap = {.tv_nsec = 50000};
-	int status;
+	int status, parked;
 
 	if (options && options->timeout_ms >= 0)
 		end = begin + (uint64_t)options->timeout_ms * NS_PER_MS;
-	while (!is_parked(injection)) {
-		if (look_at_stop(injection))
+	while ((parked = is_parked(injection)) != 1) {
+		if (parked < 0 || look_at_stop(injection))
 			return ESRCH;
 		now = aior_now(CLOCK_MONOTONIC);
 		if (options && options->cancel && *options->cancel)

@@ -85,10 +85,14 @@ int aior_wait_stop(pid_t tid, int *status, uint64_t end)
 		now = aior_now(CLOCK_MONOTONIC);
 		if (now > end)
 			return -1;
-		if (now - begin < BUSY_NS)
+		if (now - begin < BUSY_NS) {
 			sched_yield();
-		else
-			nap(NS_PER_MS / 5);
+			continue;
+		}
+		/* A first thread's end is told when all others have been waited for. */
+		if (aior_task_has_exited(tid))
+			return 0;
+		nap(NS_PER_MS / 5);
 	}
 }
 
