@@ -703,6 +703,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGUSR1, &action, NULL);
 	check(!pipe2(silent, O_CLOEXEC), "pipe2");
