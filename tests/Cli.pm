@@ -199,8 +199,8 @@ my $patience = 120;
 
 sub wait_until
 {
-    my ($condition) = @_;
-    my $end = time + $patience;
+    my ($condition, $seconds) = @_;
+    my $end = time + ($seconds // $patience);
     my $nap = 0.001;
     while (time < $end) {
         my $value = $condition->();
@@ -339,7 +339,7 @@ sub is_parked
 {
     my ($pid, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    wait_until(sub { !why_not_parked($pid) || !threads_of($pid) });
+    wait_until(sub { !why_not_parked($pid) || !threads_of($pid) }, 30);
     my $why = why_not_parked($pid);
     return ok(!$why, $name) || diag($why);
 }
