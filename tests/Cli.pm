@@ -15,7 +15,8 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver tell answer end run_tool run_command refuses
     is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
-    worker lines_of goes_on ends_well look_of is_parked is_as_before wait_until journal);
+    worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
+    wait_until journal);
 
 our $BUILD = $ENV{BUILD} // 'build';
 our $TOOL = "$BUILD/aio-restorer";
@@ -265,14 +266,21 @@ sub worker
     return $worker;
 }
 
+# (A first thread that has exited is a zombie until the others have, too.)
+sub has_ended
+{
+    my ($pid) = @_;
+    return !grep { state_of("$pid/task/$_") =~ /[^ZX]/ } threads_of($pid);
+}
+
 # Whether requests have their events, and all of them the right ones.
 sub goes_on
 {
     my ($worker, $name, $heir) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $count = count_of($worker, $heir);
-    my $pid = $heir // $worker->{parent};
-    wait_until(sub { count_of($worker, $heir) > $count || state_of($pid) =~ /^[ZX]?$/ });
+    my $pid = $heir // $worker->{pid};
+    wait_until(sub { count_of($worker, $heir) > $count || has_ended($pid) });
     my @wrong = grep { /VIOLATION/ } lines_of($worker, $heir);
     return ok(!@wrong && count_of($worker, $heir) > $count, $name)
         || diag("worker $pid (state ", state_of($pid), "): @wrong", slurp($worker->{errors}));
