@@ -441,10 +441,11 @@ static const struct command commands[] = {
     {"stage", "PID...", "tvj", run_stage,
 	"Turns the AIO rings of running processes into plain memory, in place, and leaves\n"
 	"the processes parked: all or none. Requests in flight come to their end first;\n"
-	"polls are remembered. Any tool can carry a parked process; `restore` lets it go on.\n"
+	"polls are remembered. Any tool can carry a parked process; `restore` lets it go\n"
+	"on.\n"
 	"\n"
 	"  --timeout SECONDS   give up waiting for requests in flight (no limit): the\n"
-	"                      process stays parked then, and `restore` or `stage` takes it up\n"
+	"                      process stays parked then, and a later call goes on\n"
 	"  -v, --verbose       also where the time went\n"
 	"  --json              what was done, as one JSON object\n"
 	"\n"

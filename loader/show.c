@@ -129,6 +129,9 @@ static void show_facts(FILE *out, const struct aior_ring *ring, const char *stat
 	int used = snprintf(facts, sizeof(facts), "ring 0x%llx, %s: %u slots, %u pending",
 	    (unsigned long long)ring->addr, state, ring->nr, ring->pending);
 
+	if (ring->polls)
+		used += snprintf(facts + used, sizeof(facts) - (size_t)used,
+		    ", %u poll%s remembered", ring->polls, ring->polls == 1 ? "" : "s");
 	used += snprintf(fits, sizeof(fits), "fits where at most %u CPU%s possible", ring->max_cpus,
 	    ring->max_cpus == 1 ? " is" : "s are");
 	used += (int)strlen(separator);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# What the tests of the command line share: running it, and the libaio program that it is run on.
+# What the tests of the command line share: running it, and the programs that it is run on.
 # Every process that a test starts is ended with the test, whichever way it goes.
 package Cli;
 use strict;
@@ -14,7 +14,9 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver tell answer end run_tool run_command refuses
-    is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr);
+    is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
+    worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
+    wait_until journal);
 
 our $BUILD = $ENV{BUILD} // 'build';
 our $TOOL = "$BUILD/aio-restorer";
@@ -190,6 +192,168 @@ sub is_rings
         scalar(keys %wanted), " of $rings missing\n", substr($result->{err}, 0, 1000), substr($result->{out}, 0, 1000));
     return $is_right;
 }
+
+# ---- workers ----
+
+# Only there to end what hangs.
+my $patience = 120;
+
+sub wait_until
+{
+    my ($condition, $seconds) = @_;
+    my $end = time + ($seconds // $patience);
+    my $nap = 0.001;
+    while (time < $end) {
+        my $value = $condition->();
+        return $value if $value;
+        sleep $nap;
+        $nap *= 1.5 if $nap < 0.05;
+    }
+    return;
+}
+
+# What a worker has printed, or (with a pid) what its child with that pid has.
+sub lines_of
+{
+    my ($worker, $heir) = @_;
+    my $log = slurp($worker->{log});
+    return $heir ? grep { s/^$heir: // } split /\n/, $log : grep { !/^\d+: / } split /\n/, $log;
+}
+
+# How far it is: events, or lines of a quiet one.
+sub count_of
+{
+    my ($worker, $heir) = @_;
+    my @counts = map { /^ok (\d+)/ ? $1 : () } lines_of(@_);
+    return $worker->{is_quiet} ? scalar @counts : $counts[-1] // 0;
+}
+
+# A worker that is under way: {pid}, {rings} (their addresses), {heir} (its child's pid). Options: arch (i386:
+# it is of that architecture), wrap (a command that runs it, itself or as its child).
+sub worker
+{
+    my %options = ref $_[0] ? %{ shift @_ } : ();
+    my $program = $BUILD . '/tests/worker' . ($options{arch} ? "-$options{arch}" : '');
+    my @command = (@{ $options{wrap} // [] }, $program, @_);
+    my $worker = { log => fresh('.log'), errors => fresh('.errors'), is_quiet => scalar grep { $_ eq '--quiet' } @_ };
+    my $pid = fork // die "fork: $!";
+    if (!$pid) {
+        open STDIN, '<', '/dev/null';
+        open STDOUT, '>>', $worker->{log};
+        open STDERR, '>', $worker->{errors};
+        exec @command or POSIX::_exit(127);
+    }
+    $started{$pid} = 1;
+    $worker->{parent} = $worker->{pid} = $pid;
+    my $is_ready = wait_until(sub {
+        my @lines = lines_of($worker);
+        return (grep { /^ready/ } @lines) && (grep { /^ok/ } @lines) || waitpid($pid, WNOHANG) == $pid;
+    });
+    my @lines = lines_of($worker);
+    my ($ready) = grep { s/^ready// } @lines;
+    if (!defined $ready) {
+        diag("no worker (@command): ", slurp($worker->{log}), slurp($worker->{errors}));
+        end($worker);
+        return;
+    }
+    $worker->{rings} = [ split ' ', $ready ];
+    ($worker->{heir}) = map { /^heir (\d+)/ ? $1 : () } @lines;
+    ($worker->{spare}) = map { /^spare (0x\S+)/ ? $1 : () } @lines;
+    ($worker->{cannot}) = map { /^cannot (.*)/ ? $1 : () } @lines;
+    my ($inside) = slurp("/proc/$pid/task/$pid/children") =~ /^(\d+)/;
+    $worker->{pid} = $inside if $options{is_child};
+    wait_until(sub { count_of($worker, $worker->{heir}) }) if $worker->{heir} && "@_" =~ /heir ring/;
+    return $worker;
+}
+
+# (A first thread that has exited is a zombie until the others have, too.)
+sub has_ended
+{
+    my ($pid) = @_;
+    return !grep { state_of("$pid/task/$_") =~ /[^ZX]/ } threads_of($pid);
+}
+
+# Whether requests have their events, and all of them the right ones.
+sub goes_on
+{
+    my ($worker, $name, $heir) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $count = count_of($worker, $heir);
+    my $pid = $heir // $worker->{pid};
+    wait_until(sub { count_of($worker, $heir) > $count || has_ended($pid) });
+    my @wrong = grep { /VIOLATION/ } lines_of($worker, $heir);
+    return ok(!@wrong && count_of($worker, $heir) > $count, $name)
+        || diag("worker $pid (state ", state_of($pid), "): @wrong", slurp($worker->{errors}));
+}
+
+# Ends it: each of its requests must have had its event.
+sub ends_well
+{
+    my ($worker, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    kill 'TERM', $worker->{pid};
+    my $status;
+    wait_until(sub { waitpid($worker->{parent}, WNOHANG) == $worker->{parent} && defined($status = $?) });
+    my $is_right = defined $status && $status == 0 && grep { /^done/ } lines_of($worker);
+    ok($is_right, $name)
+        or diag('status ', $status // 'none', ', state ', state_of($worker->{pid}), ': ',
+        join("\n", grep { !/^ok/ } lines_of($worker)), slurp($worker->{errors}));
+    end($worker);
+    return $is_right;
+}
+
+# What others can see of a process, and what must be the same when it goes on; a ring's inode is another.
+sub look_of
+{
+    my ($pid) = @_;
+    my $look = slurp("/proc/$pid/maps") =~ s{ \d+( +/\[aio\] \(deleted\))}{$1}gr;
+    $look .= join ' ', 'descriptors', sort map { m{(\d+)$} } glob "/proc/$pid/fd/*";
+    for my $tid (sort(threads_of($pid))) {
+        my $status = slurp("/proc/$pid/task/$tid/status");
+        $look .= join "\n", "\nthread $tid", $status =~ /^((?:TracerPid|Sig(?:Blk|Ign|Cgt)|Cpus_allowed|VmLck|Seccomp):.*)$/mg;
+    }
+    return "$look\n";
+}
+
+sub is_as_before
+{
+    my ($pid, $before, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $after = look_of($pid);
+    return 1 if ok($after eq $before, $name);
+    my %before = map { $_ => 1 } split /\n/, $before;
+    my %after = map { $_ => 1 } split /\n/, $after;
+    diag(join "\n", (map { "was $_" } grep { !$after{$_} } split /\n/, $before), map { "is $_" } grep { !$before{$_} } split /\n/, $after);
+    return 0;
+}
+
+# Whether all threads sleep with all signals blocked, and nobody traces them; says what is wrong.
+sub why_not_parked
+{
+    my ($pid) = @_;
+    for my $tid (threads_of($pid)) {
+        my $status = slurp("/proc/$pid/task/$tid/status");
+        my ($state) = $status =~ /^State:\s+(\S)/m;
+        next if !defined $state || $state =~ /[ZX]/;
+        return "thread $tid is in state $state" if $state !~ /[SD]/;
+        return "thread $tid does not block all signals" if $status !~ /^SigBlk:\s+fffffffffffbfeff$/m;
+        return "thread $tid is traced" if $status !~ /^TracerPid:\s+0$/m;
+    }
+    return (threads_of($pid)) ? undef : 'it is gone';
+}
+
+# A thread that a signal has woken in vain sleeps again at once.
+sub is_parked
+{
+    my ($pid, $name) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    wait_until(sub { !why_not_parked($pid) || !threads_of($pid) }, 30);
+    my $why = why_not_parked($pid);
+    return ok(!$why, $name) || diag($why);
+}
+
+# What the tool has left behind of that process, outside of it.
+sub journal { my ($pid) = @_; return glob "/run/aio-restorer/*$pid*" }
 
 sub state_of
 {

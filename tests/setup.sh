@@ -21,6 +21,7 @@ prove|perl|check
 gdb|gdb|check
 eu-readelf|elfutils|check
 setpriv|util-linux|check
+/usr/include/fuse3/fuse.h|libfuse3-dev|check
 script|bsdutils|check
 mandoc|mandoc|check
 clang|clang|check

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What can be special about a worker (tests/worker.c): limits, relatives, and damage to a ring.
+ */
+#ifndef TEST_STATES_H
+#define TEST_STATES_H
+
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "restorer.h"
+#include "ring.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define BLOCK 4096u
+
+/* The worker's own. */
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...);
+static void check(int ok, const char *what);
+static int io_setup(unsigned n, aio_context_t *ctx);
+
+static void end_with_parent(pid_t parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(0);
+}
+
+/* A child that has the memory of its parent, or shares it, and sleeps. */
+static int sleep_for_ever(void *parent)
+{
+	end_with_parent(*(pid_t *)parent);
+	for (;;)
+		pause();
+	return 0;
+}
+
+/* A ring of several pages that nobody drives. */
+static char *spare_ring(size_t *len)
+{
+	static aio_context_t ctx;
+	struct aio_ring *ring;
+
+	if (!ctx)
+		check(!io_setup(500, &ctx), "io_setup");
+	ring = (struct aio_ring *)ctx;
+	*len = (ring->nr + (size_t)1) * AIO_RING_SLOT;
+	say("spare 0x%lx", ctx);
+	return (char *)ctx;
+}
+
+static void scribble(const char *what)
+{
+	static const char *const words[] = {
+	    "id", "nr", "head", "tail", "magic", "compat", "incompat", "header_length"};
+	const char *value = strchr(what, '=');
+	size_t len;
+	uint32_t *header = (uint32_t *)spare_ring(&len);
+
+	for (size_t i = 0; value && i < COUNT(words); i++)
+		if (strlen(words[i]) == (size_t)(value - what) &&
+		    !memcmp(words[i], what, strlen(words[i])))
+			header[i] = (uint32_t)strtoul(value + 1, NULL, 0);
+}
+
+static void cut_ring(const char *page)
+{
+	size_t len;
+	char *at = spare_ring(&len);
+
+	check(!munmap(*page == 'l' ? at + len - BLOCK : at + BLOCK, BLOCK), "munmap");
+}
+
+static void split_ring(const char *unused)
+{
+	size_t len;
+	char *at = spare_ring(&len);
+
+	(void)unused;
+	check(!mprotect(at + BLOCK, BLOCK, PROT_READ), "mprotect");
+}
+
+static void share_memory(const char *unused)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	static pid_t parent;
+
+	(void)unused;
+	parent = getpid();
+	check(
+	    clone(sleep_for_ever, stack + sizeof(stack), CLONE_VM | SIGCHLD, &parent) > 0, "clone");
+}
+
+static void *call_vfork(void *unused)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	static pid_t parent;
+
+	parent = getpid();
+	check(clone(sleep_for_ever, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD,
+		  &parent) > 0,
+	    "clone");
+	return unused;
+}
+
+static void start_vfork(const char *unused)
+{
+	pthread_t thread;
+
+	(void)unused;
+	check(!pthread_create(&thread, NULL, call_vfork, NULL), "pthread_create");
+}
+
+/* What begins as a capsule does, between pages that cannot be touched, and is none. */
+static void fake_capsule(const char *unused)
+{
+	char *at = mmap(NULL, 3 * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)unused;
+	check(at != MAP_FAILED && !mprotect(at + BLOCK, BLOCK, PROT_READ | PROT_WRITE), "mmap");
+	memcpy(at + BLOCK, AIOR_TABLE_MAGIC, 8);
+}
+
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#endif
+
+/* What this kernel may not know is said: whoever reads "cannot" skips. */
+static void set_prctl(int what, unsigned long value, const char *name)
+{
+	if (prctl(what, value, 0, 0, 0))
+		say("cannot %s: %s", name, strerror(errno));
+}
+
+static void deny_write_exec(const char *unused)
+{
+	(void)unused;
+	set_prctl(PR_SET_MDWE, 1, "PR_SET_MDWE");
+}
+
+static void be_undumpable(const char *unused)
+{
+	(void)unused;
+	set_prctl(PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE");
+}
+
+static void be_unprivileged(const char *unused)
+{
+	(void)unused;
+	set_prctl(PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS");
+}
+
+/* Further memory is locked, and there may be no more of that than `limit` bytes. */
+static void lock_future(const char *limit)
+{
+	struct rlimit few = {strtoul(limit, NULL, 0), strtoul(limit, NULL, 0)};
+
+	check(!setrlimit(RLIMIT_MEMLOCK, &few), "setrlimit");
+	check(!mlockall(MCL_FUTURE), "mlockall");
+}
+
+/* So many mappings that only `left` more are possible. */
+static void fill_mappings(const char *left)
+{
+	size_t pages = 1 << 18, i, spare = strtoul(left, NULL, 0);
+	char *at = mmap(
+	    NULL, pages * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	check(at != MAP_FAILED, "mmap");
+	for (i = 1; i < pages && !mprotect(at + i * BLOCK, BLOCK, PROT_READ); i += 2)
+		;
+	if (i >= pages) {
+		say("cannot fill the mappings: this host allows too many");
+		return;
+	}
+	for (; spare && i > 2; spare -= spare > 1 ? 2 : 1)
+		check(!mprotect(at + (i -= 2) * BLOCK, BLOCK, PROT_NONE), "mprotect");
+}
+
+/* A limit that is where the process is already. */
+static void limit_memory(const char *unused)
+{
+	unsigned long pages = 0;
+	struct rlimit now;
+	FILE *file = fopen("/proc/self/statm", "re");
+
+	(void)unused;
+	check(file && fscanf(file, "%lu", &pages) == 1, "/proc/self/statm");
+	fclose(file);
+	now.rlim_cur = now.rlim_max = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE);
+	check(!setrlimit(RLIMIT_AS, &now), "setrlimit");
+}
+
+static void change_root(const char *path)
+{
+	check(!chroot(path) && !chdir("/"), "chroot");
+}
+
+static int leader_exits;
+
+static void let_leader_exit(const char *unused)
+{
+	(void)unused;
+	leader_exits = 1;
+}
+
+static const struct state {
+	const char *name;
+	void (*enter)(const char *argument); /* what stands behind a colon */
+	int is_late;                         /* only when all threads are there */
+} states[] = {
+    {"scribble", scribble, 0},            /* WORD=VALUE: in the header of the further ring */
+    {"cut", cut_ring, 0},                 /* last or middle: a page of it is unmapped */
+    {"split", split_ring, 0},             /* a page of it has another protection */
+    {"clone-vm", share_memory, 1},        /* another process shares its memory */
+    {"vfork", start_vfork, 1},            /* a thread is in vfork() */
+    {"fake-capsule", fake_capsule, 0},    /* memory that begins as a capsule does */
+    {"mdwe", deny_write_exec, 0},         /* memory cannot become executable */
+    {"undumpable", be_undumpable, 1},     /* PR_SET_DUMPABLE */
+    {"no-new-privs", be_unprivileged, 0}, /* PR_SET_NO_NEW_PRIVS */
+    {"mlockall", lock_future, 1},         /* LIMIT: MCL_FUTURE, and RLIMIT_MEMLOCK */
+    {"mappings", fill_mappings, 1},       /* LEFT: all mappings but so many are in use */
+    {"limit-as", limit_memory, 1},        /* no more memory can be mapped */
+    {"chroot", change_root, 0},           /* PATH */
+    {"leader-exits", let_leader_exit, 0}, /* the first thread exits, the others go on */
+};
+
+static struct {
+	const struct state *state;
+	const char *argument;
+} wanted_states[16];
+static size_t wanted_state_count;
+
+static void add_state(const char *text)
+{
+	size_t len = strcspn(text, ":");
+
+	for (size_t i = 0; i < COUNT(states) && wanted_state_count < COUNT(wanted_states); i++) {
+		if (strlen(states[i].name) != len || memcmp(states[i].name, text, len))
+			continue;
+		wanted_states[wanted_state_count].state = &states[i];
+		wanted_states[wanted_state_count++].argument = text + len + (text[len] == ':');
+		return;
+	}
+	fprintf(stderr, "worker: %s is no state\n", text);
+	exit(2);
+}
+
+static void enter_states(int late)
+{
+	for (size_t i = 0; i < wanted_state_count; i++)
+		if (wanted_states[i].state->is_late == late)
+			wanted_states[i].state->enter(wanted_states[i].argument);
+}
+
+#endif
