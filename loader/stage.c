@@ -87,15 +87,21 @@ static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ri
 	outcome->heir_count++;
 }
 
-static void find_relatives(struct staging *staging)
+/* Returns whether it has rings at all: a process that has none need not be stopped. */
+static int find_relatives(struct staging *staging)
 {
 	struct aior_mapping *mappings;
 	size_t count;
+	int has_rings = 0;
 
 	if (aior_mappings(&staging->process, &mappings, &count, NULL))
-		return;
-	aior_each_relative(&staging->process, mappings, count, note_relative, staging);
+		return 1;
+	for (size_t i = 0; i < count; i++)
+		has_rings |= mappings[i].is_ring;
+	if (has_rings)
+		aior_each_relative(&staging->process, mappings, count, note_relative, staging);
 	free(mappings);
+	return has_rings;
 }
 
 /* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged. */
@@ -155,8 +161,8 @@ static int open_process(struct staging *staging, pid_t pid, struct aior_error *e
 		    "process %d runs a program for %s: this build has no blobs for it (see `make "
 		    "blobs`)",
 		    (int)pid, aior_arch_text(staging->arch));
-	if (!staging->is_done)
-		find_relatives(staging);
+	if (!staging->is_done && !find_relatives(staging))
+		staging->is_done = staging->outcome->was_so = 1;
 	staging->gate = aior_find_gate(&staging->process, staging->arch);
 	return 0;
 }
