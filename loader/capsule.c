@@ -173,6 +173,23 @@ struct aior_thread_record *aior_capsule_thread(
 	return (void *)((uintptr_t)bytes + table->threads + (size_t)i * table->thread_stride);
 }
 
+struct aior_args aior_capsule_args(const struct aior_table *table, uint64_t addr)
+{
+	return (struct aior_args){
+	    .abi = AIOR_ABI,
+	    .size = sizeof(struct aior_args),
+	    .end = AIOR_END_PARK,
+	    .rings = addr + table->rings,
+	    .ring_count = table->ring_count,
+	    .ring_stride = table->ring_stride,
+	    .polls = addr + table->polls,
+	    .poll_count = table->poll_count,
+	    .poll_stride = table->poll_stride,
+	    .page_size = table->page_size,
+	    .fd = -1,
+	};
+}
+
 void aior_count_polls(struct aior_table *table)
 {
 	if (table->state == AIOR_TABLE_STAGED && table->total == table->polls)

@@ -41,26 +41,6 @@ static int is_live(const struct aior_parked *parked)
 	return 1;
 }
 
-static struct aior_args args_for(const struct aior_parked *parked)
-{
-	const struct aior_table *table = table_of(parked);
-	uint64_t at = parked->capsule.addr;
-
-	return (struct aior_args){
-	    .abi = AIOR_ABI,
-	    .size = sizeof(struct aior_args),
-	    .end = AIOR_END_PARK,
-	    .rings = at + table->rings,
-	    .ring_count = table->ring_count,
-	    .ring_stride = table->ring_stride,
-	    .polls = at + table->polls,
-	    .poll_count = table->poll_count,
-	    .poll_stride = table->poll_stride,
-	    .page_size = table->page_size,
-	    .fd = -1,
-	};
-}
-
 /* It sleeps where it slept before. */
 static void park_again(const struct aior_parked *parked)
 {
@@ -104,7 +84,7 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 static int run_blob(struct aior_parked *parked, struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
-	struct aior_args args = args_for(parked);
+	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
 	struct aior_injection injection;
 	int ret, err;
 
@@ -289,7 +269,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
     struct aior_outcome *outcome, struct aior_error *error)
 {
 	const struct aior_table *table = table_of(parked);
-	struct aior_args args = args_for(parked);
+	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
 	struct aior_injection injection = {
 	    .process = parked->process,
 	    .calls = parked->stopped->calls,

@@ -274,21 +274,12 @@ static int make(struct making *making, const struct ring_search *search, struct 
 
 static struct aior_args args_for(struct aior_table *table, void *scratch)
 {
-	return (struct aior_args){
-	    .abi = AIOR_ABI,
-	    .size = sizeof(struct aior_args),
-	    .end = AIOR_END_RETURN,
-	    .rings = (uintptr_t)table + table->rings,
-	    .ring_count = table->ring_count,
-	    .ring_stride = table->ring_stride,
-	    .polls = (uintptr_t)table + table->polls,
-	    .poll_count = table->poll_count,
-	    .poll_stride = table->poll_stride,
-	    .page_size = table->page_size,
-	    .scratch = (uintptr_t)scratch,
-	    .scratch_len = SCRATCH_BYTES,
-	    .fd = -1,
-	};
+	struct aior_args args = aior_capsule_args(table, (uintptr_t)table);
+
+	args.end = AIOR_END_RETURN;
+	args.scratch = (uintptr_t)scratch;
+	args.scratch_len = SCRATCH_BYTES;
+	return args;
 }
 
 /* Reads an iocb of the program's, which need not be there any more. */

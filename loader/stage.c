@@ -439,23 +439,12 @@ static int fill_capsule(struct staging *staging, struct aior_error *error)
 
 static struct aior_args args_for(const struct staging *staging)
 {
-	const struct aior_table *table = staging->table;
 	uint64_t at = staging->injection.capsule;
+	struct aior_args args = aior_capsule_args(staging->table, at);
 
-	return (struct aior_args){
-	    .abi = AIOR_ABI,
-	    .size = sizeof(struct aior_args),
-	    .end = AIOR_END_PARK,
-	    .rings = at + table->rings,
-	    .ring_count = table->ring_count,
-	    .ring_stride = table->ring_stride,
-	    .polls = at + table->polls,
-	    .poll_room = (uint32_t)staging->slots,
-	    .poll_stride = table->poll_stride,
-	    .page_size = table->page_size,
-	    .fd = -1,
-	    .capsule = at,
-	};
+	args.poll_room = (uint32_t)staging->slots;
+	args.capsule = at;
+	return args;
 }
 
 /* ---- up to the point of no return ---- */
