@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "journal.h"
@@ -39,6 +40,7 @@ int aior_stays_parked(pid_t pid, struct aior_error *error)
 struct tracer {
 	int (*function)(void *data);
 	void *data;
+	pid_t tid;
 	int ret;
 };
 
@@ -46,13 +48,14 @@ static void *trace(void *data)
 {
 	struct tracer *tracer = data;
 
+	tracer->tid = gettid();
 	tracer->ret = tracer->function(tracer->data);
 	return NULL;
 }
 
 int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *error)
 {
-	struct tracer tracer = {function, data, -1};
+	struct tracer tracer = {function, data, 0, -1};
 	sigset_t all, mask;
 	pthread_t thread;
 	int err;
@@ -65,6 +68,12 @@ int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *e
 		return aior_fail(error, err, "stop", "no thread can be started to trace from: %s",
 		    aior_errno_text(err));
 	pthread_join(thread, NULL);
+	/*
+	 * That is over before the kernel has let go what the thread still traced (exit_notify(), kernel/exit.c). In
+	 * between another tracer would be refused, and a SIGCONT would wake who sleeps under a filter.
+	 */
+	while (!syscall(SYS_tgkill, getpid(), tracer.tid, 0))
+		nap(NS_PER_MS / 100);
 	return tracer.ret;
 }
 
