@@ -79,13 +79,14 @@ sub wait_for_jobs
     return;
 }
 
+# (Without serialize_overlap it writes blocks that it is just reading back, and finds errors of its own making.)
 sub start_fio
 {
     my ($form) = @_;
     my $log = fresh('.log');
     my $fio = start('sh', '-c', 'log=$1; shift; exec "$@" >"$log" 2>&1', 'sh', $log, 'fio', '--name=job', "--directory=$folder",
         '--ioengine=libaio', '--direct=1', '--rw=randwrite', '--verify=crc32c', '--verify_fatal=1', '--do_verify=1',
-        '--verify_backlog=64', '--verify_state_save=0', '--time_based', "--runtime=$seconds", '--eta=never', '--randrepeat=0',
+        '--verify_backlog=64', '--serialize_overlap=1', '--verify_state_save=0', '--time_based', "--runtime=$seconds", '--eta=never', '--randrepeat=0',
         @{ $form->{options} });
     $fio->{log} = $log;
     $fio->{watchdog} = watchdog();
