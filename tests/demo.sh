@@ -90,7 +90,7 @@ mapping()
 
 say "fio writes, reads back and verifies, with 32 requests in flight at any time."
 fio --name=demo --thread --directory="$disk" --ioengine=libaio --direct=1 --rw=randwrite --bs=256k --iodepth=32 \
-	--size=64m --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=64 --verify_state_save=0 \
+	--size=64m --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_backlog=64 --serialize_overlap=1 --verify_state_save=0 \
 	--time_based --runtime=3 --eta=never --output="$work/fio" 2>"$work/fio.errors" &
 program=$!
 while ! grep -q '/\[aio\]' "/proc/$program/maps"; do

@@ -79,14 +79,15 @@ sub wait_for_jobs
     return;
 }
 
+# (Without serialize_overlap it writes blocks that it is just reading back, and finds errors of its own making.)
 sub start_fio
 {
     my ($form) = @_;
     my $log = fresh('.log');
     my $fio = start('sh', '-c', 'log=$1; shift; exec "$@" >"$log" 2>&1', 'sh', $log, 'fio', '--name=job', "--directory=$folder",
         '--ioengine=libaio', '--direct=1', '--rw=randwrite', '--verify=crc32c', '--verify_fatal=1', '--do_verify=1',
-        '--verify_backlog=64', '--verify_state_save=0', '--time_based', "--runtime=$seconds", '--eta=never', '--randrepeat=0',
-        @{ $form->{options} });
+        '--verify_backlog=64', '--serialize_overlap=1', '--verify_state_save=0', '--time_based', "--runtime=$seconds",
+        '--eta=never', '--randrepeat=0', @{ $form->{options} });
     $fio->{log} = $log;
     $fio->{watchdog} = watchdog();
     $fio->{jobs} = [ wait_for_jobs($fio, $form) ];
@@ -133,7 +134,8 @@ sub look_of
         my $pid = $_;
         my @fds = glob "/proc/$pid/fd/*";
         my @maps = split /\n/, slurp("/proc/$pid/maps");
-        scalar(threads_of($pid)) . ' threads, ' . scalar(@fds) . ' descriptors, ' . scalar(@maps) . ' mappings';
+        my @threads = threads_of($pid);
+        scalar(@threads) . ' threads, ' . scalar(@fds) . ' descriptors, ' . scalar(@maps) . ' mappings';
     } @pids;
 }
 
@@ -156,15 +158,16 @@ sub do_round
         return if is_over(@$jobs);
         return "stage: status $staged->{status}: $staged->{err}";
     }
-    my @staged = processes_in($staged);
-    # The last moments of a process have no rings.
-    my $is_whole = @staged == grep { $_->{rings} } @staged;
-    my @live = grep { has_rings($_) } @$jobs;
+    # In its last moments a process has no rings: then it is not parked, and ends.
+    my @staged = grep { $_->{rings} } processes_in($staged);
+    return if !@staged;
+    my @parked = map { $_->{pid} } @staged;
+    my @live = grep { has_rings($_) } @parked;
     sleep rand(0.1) if rand() < 0.5;
-    my $restored = run_tool({ seconds => $patience }, 'restore', '--json', @$jobs);
-    return if $restored->{status} == 0 && !$is_whole;
+    my $restored = run_tool({ seconds => $patience }, 'restore', '--json', @parked);
     return "restore: status $restored->{status}: $restored->{err}" if $restored->{status};
     return "a ring of @live is left" if @live;
+    return if @parked < @$jobs;
     push @{ $tally->{drained} }, sum0(map { $_->{drained} } @staged);
     push @{ $tally->{down} }, max(map { $_->{stood_ms} } @staged)
         + max(map { $_->{stop_ms} + $_->{prepare_ms} + $_->{blob_ms} + $_->{finish_ms} } processes_in($restored));
