@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One process that is being staged. Until the blob has destroyed the first context all can be undone; by then all
+ * threads are parked but the one that runs it, which parks when it has ended, whatever becomes of us.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "journal.h"
+#include "names.h"
+#include "staging.h"
+
+#define NS_PER_MS 1000000ull
+
+static uint64_t since(uint64_t *mark)
+{
+	uint64_t now = aior_now(CLOCK_MONOTONIC), passed = now - *mark;
+
+	*mark = now;
+	return passed;
+}
+
+/* ---- before anything stands still ---- */
+
+static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ring, void *data)
+{
+	struct aior_staging *staging = data;
+	struct aior_outcome *outcome = staging->outcome;
+	uint64_t *larger;
+
+	if (is_older) {
+		larger = reallocarray(
+		    staging->suspects, staging->suspect_count + 1, sizeof(*staging->suspects));
+		if (!larger)
+			return;
+		staging->suspects = larger;
+		staging->suspects[staging->suspect_count++] = ring->start;
+		return;
+	}
+	for (size_t i = 0; i < outcome->heir_count && i < 8; i++)
+		if (outcome->heirs[i] == pid)
+			return;
+	if (outcome->heir_count < sizeof(outcome->heirs) / sizeof(outcome->heirs[0]))
+		outcome->heirs[outcome->heir_count] = pid;
+	outcome->heir_count++;
+}
+
+/* Returns whether it has rings at all: a process that has none need not be stopped. */
+static int find_relatives(struct aior_staging *staging)
+{
+	struct aior_mapping *mappings;
+	size_t count;
+	int has_rings = 0;
+
+	if (aior_mappings(&staging->process, &mappings, &count, NULL))
+		return 1;
+	for (size_t i = 0; i < count; i++)
+		has_rings |= mappings[i].is_ring;
+	if (has_rings)
+		aior_each_relative(&staging->process, mappings, count, note_relative, staging);
+	free(mappings);
+	return has_rings;
+}
+
+/* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged. */
+static int take_up(
+    struct aior_staging *staging, struct aior_capsule *capsule, struct aior_error *error)
+{
+	struct aior_parked parked = {
+	    .process = &staging->process,
+	    .arch = staging->arch,
+	    .gate = aior_find_gate(&staging->process, staging->arch),
+	    .capsule = *capsule,
+	};
+	struct aior_injection injection;
+	int ret = 1;
+
+	if (!capsule->table.thread_count)
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d has staged itself, and has a capsule at 0x%llx: it must restore "
+		    "itself first",
+		    (int)staging->process.pid, (unsigned long long)capsule->addr);
+	if (capsule->table.state > AIOR_TABLE_STAGED || capsule->table.state == AIOR_TABLE_IMAGE)
+		return aior_check_capsule(capsule, staging->arch, error);
+	if (aior_stop_parked(&parked, staging->options, error))
+		return -1;
+	if (capsule->table.state == AIOR_TABLE_PREPARED) {
+		ret = aior_unpark(&parked, error);
+	} else if (aior_parked_finish(&parked) || aior_parked_adopt(&parked, &injection, NULL)) {
+		aior_leave_parked(parked.stopped);
+	} else {
+		aior_parked_tidy(&parked, &injection);
+		aior_inject_end(&injection);
+		aior_leave_parked(parked.stopped);
+	}
+	aior_parked_free(&parked);
+	return ret;
+}
+
+int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+{
+	struct aior_capsule capsule;
+	int found;
+
+	staging->outcome->pid = pid;
+	found = aior_open_other(pid, staging->options, &staging->process, &capsule, error);
+	if (found < 0)
+		return -1;
+	staging->arch = aior_process_arch(&staging->process);
+	if (found) {
+		found = take_up(staging, &capsule, error);
+		if (found)
+			staging->is_done = staging->outcome->was_so = staging->outcome->is_staged =
+			    found > 0;
+		if (found < 0)
+			return -1;
+	}
+	if (!aior_blob(staging->arch, AIOR_OP_STAGE) || !aior_blob(staging->arch, AIOR_OP_RESTORE))
+		return aior_refuse(error,
+		    "process %d runs a program for %s: this build has no blobs for it (see `make "
+		    "blobs`)",
+		    (int)pid, aior_arch_text(staging->arch));
+	if (!staging->is_done && !find_relatives(staging))
+		staging->is_done = staging->outcome->was_so = 1;
+	staging->gate = aior_find_gate(&staging->process, staging->arch);
+	return 0;
+}
+
+/* ---- the capsule ---- */
+
+static uint64_t table_bytes(const struct aior_staging *staging, size_t rings)
+{
+	return sizeof(struct aior_table) + rings * sizeof(struct aior_ring_record) +
+	       staging->stopped->count * sizeof(struct aior_thread_record);
+}
+
+static uint32_t fill_threads(const struct aior_staging *staging, struct aior_thread_record *records)
+{
+	const struct aior_stopped *stopped = staging->stopped;
+	uint32_t count = 0;
+
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_thread_record *record = &records[count];
+
+		if (!stopped->threads[i].is_stopped)
+			continue;
+		aior_thread_to_record(&staging->process, &stopped->threads[i], record);
+		if (&stopped->threads[i] == staging->injection.thread) {
+			record->flags = AIOR_THREAD_INJECTED;
+			record->scratch = staging->injection.scratch;
+			record->scratch_len = staging->injection.scratch_len;
+		}
+		count++;
+	}
+	return count;
+}
+
+static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
+{
+	struct aior_table *table = calloc(1, table_bytes(staging, staging->ring_count));
+	struct aior_ring_record *records = (void *)(table + 1);
+
+	if (!table)
+		return aior_fail(error, ENOMEM, "capsule", "out of memory");
+	staging->table = table;
+	staging->slots = 0;
+	for (size_t i = 0; i < staging->ring_count; i++) {
+		const struct aior_candidate *ring = &staging->rings[i];
+
+		if (ring->is_inherited)
+			continue;
+		records[table->ring_count++] = (struct aior_ring_record){
+		    .addr = ring->addr, .len = ring->len, .prot = ring->prot};
+		staging->slots += ring->nr - 1;
+		staging->pending += ring->pending;
+	}
+	staging->live_count = table->ring_count;
+	memcpy(table->magic, AIOR_TABLE_MAGIC, sizeof(table->magic));
+	table->abi = AIOR_ABI;
+	table->size = sizeof(*table);
+	table->state = AIOR_TABLE_PREPARED;
+	table->arch = staging->arch;
+	table->page_size = (uint32_t)staging->injection.page_size;
+	table->pid = (uint32_t)staging->process.pid;
+	table->possible_cpus = aior_possible_cpus();
+	table->rings = sizeof(*table);
+	table->ring_stride = sizeof(struct aior_ring_record);
+	table->polls = table->rings + table->ring_count * table->ring_stride;
+	table->poll_stride = sizeof(struct aior_poll_record);
+	table->total = table->polls;
+	if (staging->is_traced)
+		return 0;
+	table->threads = table->polls;
+	table->thread_stride = sizeof(struct aior_thread_record);
+	table->thread_count = fill_threads(staging, (void *)((char *)table + table->threads));
+	table->polls = table->threads + table->thread_count * table->thread_stride;
+	table->total = table->polls;
+	return 0;
+}
+
+static struct aior_args args_for(const struct aior_staging *staging)
+{
+	uint64_t at = staging->injection.capsule;
+	struct aior_args args = aior_capsule_args(staging->table, at);
+
+	args.poll_room = (uint32_t)staging->slots;
+	args.capsule = at;
+	return args;
+}
+
+/* ---- up to the point of no return ---- */
+
+static int stop(struct aior_staging *staging, struct aior_error *error)
+{
+	const struct aior_calls *calls = aior_calls_of(staging->arch);
+
+	if (staging->is_traced)
+		return aior_adopt_stopped(&staging->process, calls, &staging->stopped, error);
+	if (aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error))
+		return -1;
+	return aior_capture(staging->stopped, &staging->process, error);
+}
+
+static int freeze(struct aior_staging *staging, unsigned long options, struct aior_error *error)
+{
+	struct aior_injection *injection = &staging->injection;
+
+	if (stop(staging, error))
+		return -1;
+	aior_fence_wait(staging->fence, staging->stopped);
+	staging->prepared_at = aior_now(CLOCK_MONOTONIC);
+	staging->outcome->stop_ns = staging->prepared_at - staging->stopped->stopped_at;
+	staging->outcome->thread_count = staging->stopped->count;
+	*injection = (struct aior_injection){
+	    .process = &staging->process,
+	    .calls = staging->stopped->calls,
+	    .blob = aior_blob(staging->arch, AIOR_OP_STAGE),
+	    .thread = aior_choose_thread(staging->stopped),
+	    .gate = staging->gate,
+	    .options = options | PTRACE_O_TRACESYSGOOD,
+	    .traces_helpers = staging->stopped->has_filter,
+	};
+	if (injection->thread->has_filter)
+		injection->options |= PTRACE_O_SUSPEND_SECCOMP;
+	if (staging->is_traced &&
+	    ptrace(PTRACE_SETOPTIONS, injection->thread->tid, 0, injection->options))
+		return aior_fail(error, errno, "stop",
+		    "thread %d is not in a ptrace-stop of the calling thread",
+		    (int)injection->thread->tid);
+	return aior_inject_begin(injection, error) || aior_list_candidates(staging, error) ||
+		       aior_check_candidates(staging, error)
+		   ? -1
+		   : 0;
+}
+
+static int map_all(struct aior_staging *staging, struct aior_error *error)
+{
+	struct aior_injection *injection = &staging->injection;
+	uint64_t len = table_bytes(staging, staging->ring_count) +
+		       staging->slots * sizeof(struct aior_poll_record);
+
+	if (staging->slots > UINT32_MAX || table_bytes(staging, staging->ring_count) > UINT32_MAX)
+		return aior_fail(error, E2BIG, "memory",
+		    "process %d has more slots than a capsule has room for: %llu",
+		    (int)staging->process.pid, (unsigned long long)staging->slots);
+	if (aior_inject_place(injection, len, error))
+		return -1;
+	aior_journal_write(&staging->process, injection);
+	aior_set_mask(injection->thread->tid, ~0ull);
+	staging->is_mapped = 1;
+	if (aior_inject_map(injection, error)) {
+		staging->is_mapped = 0;
+		return -1;
+	}
+	return 0;
+}
+
+/* All threads but the one that runs the blob go to sleep, as soon as somebody lets them go. */
+static void park_others(const struct aior_staging *staging)
+{
+	const struct aior_injection *injection = &staging->injection;
+	uint64_t sp = injection->capsule + staging->table->threads + 16;
+
+	for (size_t i = 0; i < staging->stopped->count; i++) {
+		const struct aior_tracee *thread = &staging->stopped->threads[i];
+		arch_regs regs = thread->regs;
+
+		if (!thread->is_stopped)
+			continue;
+		if (thread != injection->thread) {
+			aior_park_regs(
+			    injection->blob, injection->code, sp, &regs, thread->regs_len);
+			aior_set_mask(thread->tid, ~0ull);
+			aior_set_regs(thread->tid, &regs, thread->regs_len);
+		}
+		sp += staging->table->thread_stride;
+	}
+}
+
+static int has_own_rings(const struct aior_staging *staging)
+{
+	for (size_t i = 0; i < staging->ring_count; i++)
+		if (!staging->rings[i].is_inherited)
+			return 1;
+	return 0;
+}
+
+static int has_copies_to_make(const struct aior_staging *staging)
+{
+	for (size_t i = 0; i < staging->ring_count; i++)
+		if (staging->rings[i].is_suspect && staging->rings[i].is_readable)
+			return 1;
+	return 0;
+}
+
+/* Everything that can fail, but what the blob does. */
+int aior_staging_prepare(
+    struct aior_staging *staging, unsigned long options, struct aior_error *error)
+{
+	struct aior_injection *injection = &staging->injection;
+
+	if (freeze(staging, options, error))
+		return -1;
+	if (!has_own_rings(staging) && !has_copies_to_make(staging)) {
+		staging->is_done = staging->outcome->was_so = 1;
+		return 0;
+	}
+	if (map_all(staging, error) || aior_judge_suspects(staging, error) ||
+	    aior_copy_inherited(staging, error))
+		return -1;
+	if (!has_own_rings(staging)) {
+		staging->is_done = staging->outcome->was_so = 1;
+		return 0;
+	}
+	if (fill_capsule(staging, error))
+		return -1;
+	if (aior_write_memory(
+		staging->process.task, injection->capsule, staging->table, staging->table->total))
+		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+	if (!staging->is_traced)
+		injection->sp = injection->capsule + staging->table->threads + 8;
+	return 0;
+}
+
+void aior_staging_undo(struct aior_staging *staging)
+{
+	if (!staging->stopped)
+		return;
+	if (staging->is_mapped) {
+		aior_journal_write(&staging->process, &staging->injection);
+		aior_inject_unmap(&staging->injection);
+		aior_put_back(staging->injection.thread);
+	}
+	aior_journal_remove(&staging->process);
+	if (staging->is_traced)
+		aior_return_stopped(staging->stopped, staging->injection.thread);
+	else
+		aior_release(staging->stopped);
+	staging->stopped = NULL;
+}
+
+/* ---- the blob ---- */
+
+int aior_staging_start(struct aior_staging *staging, struct aior_error *error)
+{
+	struct aior_args args = args_for(staging);
+
+	if (!staging->is_traced) {
+		park_others(staging);
+		aior_journal_remove(&staging->process);
+	}
+	staging->started_at = aior_now(CLOCK_MONOTONIC);
+	staging->outcome->prepare_ns = staging->started_at - staging->prepared_at;
+	if (aior_inject_start(&staging->injection, &args))
+		return aior_fail(error, errno, "inject", "process %d cannot be gone on with: %s",
+		    (int)staging->process.pid, aior_errno_text(errno));
+	staging->is_running = 1;
+	return 0;
+}
+
+/* What the options leave of their time, for the next process. */
+void aior_staging_wait(struct aior_staging *staging, uint64_t begin)
+{
+	struct aior_options left = {.timeout_ms = -1};
+
+	/* Nobody but its tracer keeps a filter from ending it. */
+	if (staging->options && !staging->stopped->has_filter) {
+		left = *staging->options;
+		if (left.timeout_ms >= 0) {
+			uint64_t passed = (aior_now(CLOCK_MONOTONIC) - begin) / NS_PER_MS;
+
+			left.timeout_ms =
+			    passed < (uint64_t)left.timeout_ms ? left.timeout_ms - (int)passed : 0;
+		}
+	}
+	staging->failed = aior_inject_wait(&staging->injection, &left);
+	staging->is_running = staging->failed == ETIMEDOUT || staging->failed == EINTR;
+	staging->outcome->blob_ns = aior_now(CLOCK_MONOTONIC) - staging->started_at;
+}
+
+/* What the blob says. 0: all is staged. */
+int aior_staging_judge(struct aior_staging *staging, struct aior_error *error)
+{
+	struct aior_injection *injection = &staging->injection;
+	const struct aior_ring_record *ring = NULL;
+	struct aior_args args;
+
+	if (staging->failed == ESRCH)
+		return aior_fail(error, ESRCH, "drain", "process %d has exited while it was staged",
+		    (int)staging->process.pid);
+	if (aior_read_memory(
+		staging->process.task, aior_inject_args(injection), &args, sizeof(args)) ||
+	    aior_read_memory(
+		staging->process.task, injection->capsule, staging->table, staging->table->polls))
+		return aior_fail(error, errno, "capsule", "what came of it cannot be read: %s",
+		    aior_errno_text(errno));
+	staging->is_staged = staging->table->state == AIOR_TABLE_STAGED;
+	if (!args.err && staging->is_staged)
+		return 0;
+	if (args.ring < staging->table->ring_count)
+		ring = aior_capsule_ring(staging->table, staging->table, args.ring);
+	if (ring && args.err == EINVAL && args.step == AIOR_STEP_RING &&
+	    aior_look_context_up(staging, ring->addr) == -EINVAL)
+		return aior_fail_ring(error, EINVAL, "ring", ring->addr,
+		    "is damaged: its header names no context of the process; the program has "
+		    "written over it");
+	aior_fail_blob(error, &args, ring ? &ring->addr : NULL);
+	return -1;
+}
+
+/* ---- behind it ---- */
+
+/* Why a poll that has been remembered cannot be submitted again as things are; 0 if it can. */
+static int why_lost(const struct aior_staging *staging, const struct aior_poll_record *poll)
+{
+	struct iocb iocb;
+	char path[64];
+
+	if (aior_read_memory(staging->process.task, poll->iocb, &iocb, sizeof(iocb)))
+		return EFAULT;
+	if (iocb.aio_lio_opcode != IOCB_CMD_POLL || iocb.aio_data != poll->data)
+		return ESTALE;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%u", (int)staging->process.task, iocb.aio_fildes);
+	return faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) && errno == ENOENT ? EBADF : 0;
+}
+
+static void report(struct aior_staging *staging, const struct aior_parked *parked)
+{
+	const struct aior_table *table = (const void *)parked->bytes;
+	struct aior_report *rings = &staging->outcome->rings;
+
+	rings->ring_count = table->ring_count;
+	rings->poll_count = table->poll_count;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *ring = aior_capsule_ring(table, parked->bytes, i);
+
+		rings->pending +=
+		    aio_ring_pending(ring->head, ring->tail, aio_ring_nr((uint32_t)ring->len));
+	}
+	rings->drained = rings->pending - (size_t)staging->pending;
+	for (size_t i = 0; i < staging->stopped->count; i++)
+		if (staging->stopped->threads[i].taken)
+			rings->drained -= staging->stopped->threads[i].taken;
+}
+
+static void report_lost(struct aior_staging *staging, const struct aior_parked *parked)
+{
+	const struct aior_table *table = (const void *)parked->bytes;
+	struct aior_report *rings = &staging->outcome->rings;
+
+	if (aior_reserve_lost(rings, table->poll_count, NULL))
+		return;
+	for (uint32_t i = 0; i < table->poll_count; i++) {
+		const struct aior_poll_record *poll = aior_capsule_poll(table, parked->bytes, i);
+		int err = why_lost(staging, poll);
+
+		if (err)
+			aior_add_lost(rings, poll, err);
+	}
+	aior_trim_lost(rings);
+}
+
+/* All is plain memory: what is left is parked, or goes on at once if others could not be staged. */
+int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_error *error)
+{
+	struct aior_parked parked = {
+	    .process = &staging->process,
+	    .arch = staging->arch,
+	    .gate = staging->gate,
+	    .stopped = staging->stopped,
+	    .capsule = {.addr = staging->injection.capsule,
+		.room = staging->injection.capsule_len,
+		.prot = PROT_READ | PROT_WRITE,
+		.table = *staging->table},
+	};
+	uint64_t mark = aior_now(CLOCK_MONOTONIC);
+	struct aior_outcome own = {0};
+	int ret;
+
+	parked.capsule.table.total +=
+	    (uint64_t)staging->table->poll_count * staging->table->poll_stride;
+	ret = aior_parked_load(&parked, error);
+	if (!ret && aior_parked_finish(&parked))
+		ret = aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+	if (!ret)
+		report(staging, &parked);
+	if (!ret && go_on) {
+		ret = aior_restore_parked(&parked, &own, error);
+		aior_outcome_free(&own);
+	} else {
+		if (!ret)
+			aior_parked_tidy(&parked, &staging->injection);
+		staging->outcome->is_staged = 1;
+		staging->outcome->stood_ns =
+		    aior_now(CLOCK_MONOTONIC) - staging->stopped->stopped_at;
+		aior_leave_parked(staging->stopped);
+	}
+	staging->stopped = NULL;
+	staging->outcome->finish_ns = since(&mark);
+	if (!ret && !go_on)
+		report_lost(staging, &parked);
+	aior_parked_free(&parked);
+	return ret ? aior_stays_parked(staging->process.pid, error) : 0;
+}
+
+int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *error)
+{
+	struct aior_parked parked = {
+	    .process = &staging->process,
+	    .stopped = staging->stopped,
+	    .capsule = {.addr = staging->injection.capsule, .table = *staging->table},
+	};
+	uint64_t used;
+	int ret;
+
+	aior_count_polls(&parked.capsule.table);
+	used = parked.capsule.table.total;
+	parked.bytes = malloc(used);
+	if (!parked.bytes)
+		ret = aior_fail(error, ENOMEM, "capsule", "out of memory");
+	else if (aior_read_memory(staging->process.task, parked.capsule.addr, parked.bytes, used))
+		ret = aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+		    aior_errno_text(errno));
+	else
+		ret = 0;
+	if (!ret) {
+		*(struct aior_table *)parked.bytes = parked.capsule.table;
+		aior_write_memory(staging->process.task, parked.capsule.addr, parked.bytes,
+		    sizeof(struct aior_table));
+		report(staging, &parked);
+		report_lost(staging, &parked);
+	}
+	aior_parked_trim(&parked.capsule.table, &staging->injection);
+	aior_journal_write(&staging->process, &staging->injection);
+	aior_inject_unmap_code(&staging->injection);
+	aior_parked_free(&parked);
+	staging->is_mapped = 0;
+	staging->outcome->stood_ns = aior_now(CLOCK_MONOTONIC) - staging->stopped->stopped_at;
+	return ret;
+}
+
+void aior_staging_free(struct aior_staging *staging)
+{
+	aior_inject_end(&staging->injection);
+	free(staging->table);
+	free(staging->rings);
+	free(staging->suspects);
+}
