@@ -55,7 +55,7 @@ OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
-	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c image.c live.c dump.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c)
+	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c)
 CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
 
 .PHONY: all blobs blobs-said tests check check-qemu run-tests demo bench format clean

@@ -15,13 +15,6 @@
 /* For what is a matter of moments. */
 #define MOMENT_NS (10000 * NS_PER_MS)
 
-static void nap(uint64_t ns)
-{
-	struct timespec time = {.tv_nsec = (long)ns};
-
-	nanosleep(&time, NULL);
-}
-
 int aior_stays_parked(pid_t pid, struct aior_error *error)
 {
 	size_t used;
@@ -73,7 +66,7 @@ int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *e
 	 * between another tracer would be refused, and a SIGCONT would wake who sleeps under a filter.
 	 */
 	while (!syscall(SYS_tgkill, getpid(), tracer.tid, 0))
-		nap(NS_PER_MS / 100);
+		aior_nap(NS_PER_MS / 100);
 	return tracer.ret;
 }
 
@@ -122,7 +115,7 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 			return still_draining(process, capsule, EINTR, error);
 		if (aior_now(CLOCK_MONOTONIC) > end)
 			return still_draining(process, capsule, ETIMEDOUT, error);
-		nap(NS_PER_MS);
+		aior_nap(NS_PER_MS);
 		if (aior_read_memory(
 			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)))
 			return aior_fail(
@@ -172,7 +165,7 @@ int aior_stop_parked(
 		parked->stopped = NULL;
 		if (error->err != EAGAIN)
 			return -1;
-		nap(NS_PER_MS);
+		aior_nap(NS_PER_MS);
 		if (aior_read_memory(parked->process->task, parked->capsule.addr,
 			&parked->capsule.table, sizeof(parked->capsule.table)))
 			return -1;
@@ -205,7 +198,7 @@ void aior_leave_parked(struct aior_stopped *stopped)
 	for (size_t i = 0; stopped->has_filter && i < stopped->count; i++)
 		while (stopped->threads[i].is_stopped && !is_asleep(stopped->threads[i].tid) &&
 		       aior_now(CLOCK_MONOTONIC) < end)
-			nap(NS_PER_MS / 10);
+			aior_nap(NS_PER_MS / 10);
 	free(stopped->threads);
 	free(stopped);
 }

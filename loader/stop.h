@@ -38,8 +38,11 @@ struct aior_stopped {
 	uint64_t stopped_at; /* when the first was: CLOCK_MONOTONIC, in ns */
 };
 
+/* tracee.c */
+
 /* CLOCK_MONOTONIC, or another clock, in nanoseconds. */
 uint64_t aior_now(clockid_t clock);
+void aior_nap(uint64_t ns);
 
 /*
  * Waits until a traced thread is in a ptrace-stop. Returns 1 and its status; 0: it has exited; -1: not
@@ -47,10 +50,35 @@ uint64_t aior_now(clockid_t clock);
  */
 int aior_wait_stop(pid_t tid, int *status, uint64_t end);
 
+/* The signal that a stop with this status is about: it is ours to hand over; 0: it is about none. */
+int aior_signal_in_hand(int status);
+
 int aior_get_regs(pid_t tid, arch_regs *regs, size_t *len);
 int aior_set_regs(pid_t tid, const arch_regs *regs, size_t len);
 int aior_get_mask(pid_t tid, uint64_t *mask);
 int aior_set_mask(pid_t tid, uint64_t mask);
+
+/* How often a thread has gone to sleep: of its own accord given up its CPU. */
+uint64_t aior_count_switches(pid_t tid);
+/* Whether a signal with a handler is about to be delivered to it. */
+int aior_handler_is_near(const struct aior_tracee *thread);
+int aior_is_one_of(int nr, const int *calls, size_t count);
+/* The first argument of the call that it has come back from, whose number is `nr`; -1: that is not known. */
+int aior_first_argument(const struct aior_tracee *thread, int nr, uint64_t *first);
+/*
+ * A wait that the stop has broken is made again: in thread->regs, which must be those of the thread. Returns
+ * whether it was one.
+ */
+int aior_mend_wait(struct aior_tracee *thread, const struct aior_calls *calls);
+/* It goes on, as aior_continue() says. */
+void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls);
+
+/* stop.c */
+
+/* Adds a thread; NULL if there is no memory. */
+struct aior_tracee *aior_add_tracee(struct aior_stopped *stopped, pid_t tid);
+
+/* capture.c */
 
 /*
  * For threads that are to be made to do something else: reads what they were doing, so that
