@@ -602,10 +602,10 @@ static void settle(struct aior_tracee *thread, const struct aior_calls *calls)
 	thread->call = nr;
 	aior_set_mask(thread->tid, ~0ull);
 	if (!go_to_call(thread) && !aior_get_regs(thread->tid, &at_call, &len)) {
+		/* All else is as it was: at that stop x7 of arm64 says what kind of stop it is. */
+		arch_set_call_number(&thread->regs, len, arch_call_number(&at_call, len));
 		arch_cancel_call(thread->tid, &at_call, len);
 		go_to_call(thread);
-		arch_set_pc(&at_call, len, arch_pc(&at_call, len) - ARCH_CALL_BYTES);
-		thread->regs = at_call;
 	}
 	aior_put_back(thread);
 }

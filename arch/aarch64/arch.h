@@ -238,6 +238,12 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)regs->regs[8];
 }
 
+static inline void arch_set_call_number(arch_regs *regs, size_t len, int nr)
+{
+	(void)len;
+	regs->regs[8] = (unsigned long)nr;
+}
+
 /*
  * Whether the thread has a shadow stack, which would not fit any more when it has been elsewhere
  * (NT_ARM_GCS; Documentation/arch/arm64/gcs.rst).

@@ -219,6 +219,12 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)regs->a7;
 }
 
+static inline void arch_set_call_number(arch_regs *regs, size_t len, int nr)
+{
+	(void)len;
+	regs->a7 = (unsigned long)nr;
+}
+
 static inline int arch_has_shadow_stack(pid_t tid)
 {
 	(void)tid;

@@ -263,6 +263,11 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)ARCH_GET(regs, len, rax, eax);
 }
 
+static inline void arch_set_call_number(arch_regs *regs, size_t len, int nr)
+{
+	(void)regs, (void)len, (void)nr;
+}
+
 /*
  * Whether the thread has a shadow stack, which would not fit any more when it has been elsewhere
  * (NT_X86_SHSTK; Documentation/arch/x86/shstk.rst).
