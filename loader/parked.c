@@ -53,12 +53,11 @@ static int damaged(const struct aior_parked *parked, struct aior_error *error, c
 	    (unsigned long long)parked->capsule.addr, (int)parked->process->pid, how);
 }
 
-static int is_stage_blob(const struct aior_parked *parked, const struct aior_blob *blob)
+static int is_blob(const struct aior_parked *parked, const struct aior_blob *blob, uint32_t op)
 {
-	return !memcmp(blob->magic, AIOR_BLOB_MAGIC, sizeof(blob->magic)) &&
-	       blob->op == AIOR_OP_STAGE && blob->arch == parked->arch &&
-	       blob->size <= AIOR_BLOB_MAX && blob->park < blob->park_end &&
-	       blob->park_end <= blob->size;
+	return !memcmp(blob->magic, AIOR_BLOB_MAGIC, sizeof(blob->magic)) && blob->op == op &&
+	       blob->arch == parked->arch && blob->size <= AIOR_BLOB_MAX &&
+	       blob->park < blob->park_end && blob->park_end <= blob->size;
 }
 
 const struct aior_blob *aior_parked_blob(const struct aior_parked *parked)
@@ -72,7 +71,7 @@ static int is_in_blob(struct aior_parked *parked, pid_t tid, uint64_t pc)
 	uint64_t page = pc & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
 
 	if (!parked->code && !aior_read_memory(tid, page, parked->code_bytes, AIOR_BLOB_MAX) &&
-	    is_stage_blob(parked, aior_parked_blob(parked)))
+	    is_blob(parked, aior_parked_blob(parked), AIOR_OP_STAGE))
 		parked->code = page;
 	return parked->code && pc - parked->code < aior_parked_blob(parked)->size;
 }
@@ -102,6 +101,23 @@ static struct aior_thread_record *injected_record(const struct aior_parked *park
 	return NULL;
 }
 
+/*
+ * Whether it is in a restore blob, in the memory that the record says is mapped for that: its host has died
+ * meanwhile. 2: it sleeps there.
+ */
+static int is_astray(const struct aior_parked *parked, pid_t tid, uint64_t pc)
+{
+	const struct aior_thread_record *record = injected_record(parked);
+	uint64_t page = pc & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+	struct aior_blob blob;
+
+	if (!record || page != record->scratch ||
+	    aior_read_memory(tid, page, &blob, sizeof(blob)) ||
+	    !is_blob(parked, &blob, AIOR_OP_RESTORE))
+		return 0;
+	return pc - page >= blob.park && pc - page < blob.park_end ? 2 : 1;
+}
+
 static int load_thread(
     struct aior_parked *parked, struct aior_tracee *thread, struct aior_error *error)
 {
@@ -110,17 +126,19 @@ static int load_thread(
 	arch_regs regs;
 	uint64_t pc;
 	size_t len;
+	int astray;
 
 	if (aior_get_regs(thread->tid, &regs, &len))
 		return aior_fail(error, ESRCH, "stop", "thread %d has exited", (int)thread->tid);
 	pc = arch_pc(&regs, len);
-	if (!is_in_blob(parked, thread->tid, pc))
+	astray = is_astray(parked, thread->tid, pc);
+	if (!astray && !is_in_blob(parked, thread->tid, pc))
 		return 0;
 	pc -= parked->code;
-	if (pc < blob->park || pc >= blob->park_end)
-		return aior_fail(error, EAGAIN, "drain",
-		    "process %d is being staged at this moment", (int)parked->process->pid);
-	record = record_at(parked, arch_sp(&regs, len));
+	if (astray == 1 || (!astray && (pc < blob->park || pc >= blob->park_end)))
+		return aior_fail(error, EAGAIN, "drain", "process %d is being %s at this moment",
+		    (int)parked->process->pid, astray ? "restored" : "staged");
+	record = astray ? NULL : record_at(parked, arch_sp(&regs, len));
 	if (!record)
 		record = injected_record(parked);
 	if (!record || record->regs_len != len)
@@ -132,6 +150,17 @@ static int load_thread(
 		parked->injected = thread;
 	parked->count++;
 	return 0;
+}
+
+/* The code that the threads sleep in lies behind the capsule; if the only one is astray, it has to be looked for. */
+static int find_code(const struct aior_mapping *mapping, void *data)
+{
+	struct aior_parked *parked = data;
+
+	if (mapping->start < parked->capsule.addr + parked->capsule.room ||
+	    !mapping->is_private_memory || mapping->prot != (PROT_READ | PROT_EXEC))
+		return 0;
+	return is_in_blob(parked, parked->process->task, mapping->start);
 }
 
 int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
@@ -153,6 +182,10 @@ int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 		if (parked->stopped->threads[i].is_stopped &&
 		    load_thread(parked, &parked->stopped->threads[i], error))
 			return -1;
+	if (parked->count && !parked->code &&
+	    aior_each_mapping(parked->process->task, find_code, parked) != 1)
+		return damaged(
+		    parked, error, "the code that its threads sleep in is not behind it");
 	return 0;
 }
 
@@ -288,7 +321,38 @@ int aior_parked_finish(struct aior_parked *parked)
 	return write_capsule(parked, 0, table->polls);
 }
 
+int aior_parked_is_live(const struct aior_parked *parked)
+{
+	const struct aior_table *table = (const void *)parked->bytes;
+
+	for (uint32_t i = 0; i < table->ring_count; i++)
+		if (!(aior_capsule_ring(table, parked->bytes, i)->flags & AIOR_RING_LIVE))
+			return 0;
+	return 1;
+}
+
+int aior_parked_note_scratch(struct aior_parked *parked, uint64_t at, uint64_t len)
+{
+	struct aior_thread_record *record = injected_record(parked);
+
+	if (!record)
+		return 0;
+	record->scratch = at;
+	record->scratch_len = len;
+	return write_capsule(
+	    parked, (uint64_t)((unsigned char *)record - parked->bytes), sizeof(*record));
+}
+
 /* ---- letting go ---- */
+
+static uint32_t record_index(
+    const struct aior_parked *parked, const struct aior_thread_record *record)
+{
+	const struct aior_table *table = &parked->capsule.table;
+
+	return (uint32_t)(((const unsigned char *)record - parked->bytes - table->threads) /
+			  table->thread_stride);
+}
 
 int aior_parked_adopt(
     const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error)
@@ -311,19 +375,14 @@ int aior_parked_adopt(
 	injection->code = parked->code;
 	injection->area_len = parked->code + injection->page_size - injection->area;
 	injection->has_code = 1;
+	/* Where it is found, if we die behind a call, says whose record is its. */
 	injection->sp = capsule->addr + capsule->table.threads + 8;
+	if (record)
+		injection->sp +=
+		    (uint64_t)record_index(parked, record) * capsule->table.thread_stride;
 	injection->scratch = record ? record->scratch : 0;
 	injection->scratch_len = record ? record->scratch_len : 0;
 	return 0;
-}
-
-static uint32_t record_index(
-    const struct aior_parked *parked, const struct aior_thread_record *record)
-{
-	const struct aior_table *table = &parked->capsule.table;
-
-	return (uint32_t)(((const unsigned char *)record - parked->bytes - table->threads) /
-			  table->thread_stride);
 }
 
 void aior_parked_trim(const struct aior_table *table, struct aior_injection *injection)
@@ -345,8 +404,7 @@ void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injecti
 		return;
 	aior_parked_trim((const void *)parked->bytes, injection);
 	aior_inject_unmap_scratch(injection);
-	record->scratch = record->scratch_len = 0;
-	write_capsule(parked, (uint64_t)((unsigned char *)record - parked->bytes), sizeof(*record));
+	aior_parked_note_scratch(parked, 0, 0);
 	aior_park_regs(aior_parked_blob(parked), parked->code,
 	    parked->capsule.addr + parked->capsule.table.threads +
 		(uint64_t)record_index(parked, record) * parked->capsule.table.thread_stride + 16,

@@ -39,6 +39,15 @@ const struct aior_blob *aior_parked_blob(const struct aior_parked *parked);
  */
 int aior_parked_finish(struct aior_parked *parked);
 
+/* Whether a host that has not come to the end has restored the rings already. */
+int aior_parked_is_live(const struct aior_parked *parked);
+
+/*
+ * Memory that is mapped for the thread that has run the blob, and goes with the next call: its stack, or a
+ * restore blob with all that this needs. Writes the capsule; -1 with errno.
+ */
+int aior_parked_note_scratch(struct aior_parked *parked, uint64_t at, uint64_t len);
+
 /* An injection that owns what is mapped there already. */
 int aior_parked_adopt(
     const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error);

@@ -30,17 +30,6 @@ static int check(struct aior_parked *parked, struct aior_error *error)
 	return aior_check_staged(parked->process->task, &capsule->table, parked->bytes, error);
 }
 
-/* Whether a host that has not come to the end has restored the rings already. */
-static int is_live(const struct aior_parked *parked)
-{
-	const struct aior_table *table = table_of(parked);
-
-	for (uint32_t i = 0; i < table->ring_count; i++)
-		if (!(aior_capsule_ring(table, parked->bytes, i)->flags & AIOR_RING_LIVE))
-			return 0;
-	return 1;
-}
-
 /* It sleeps where it slept before. */
 static void park_again(const struct aior_parked *parked)
 {
@@ -90,6 +79,7 @@ static int run_blob(struct aior_parked *parked, struct aior_error *error)
 
 	if (aior_parked_adopt(parked, &injection, error))
 		return -1;
+	aior_inject_unmap_scratch(&injection);
 	injection.gate = (struct aior_gate){.call = aior_park_gate(&injection)};
 	injection.is_parked = 1;
 	injection.blob = aior_blob(parked->arch, AIOR_OP_RESTORE);
@@ -101,14 +91,20 @@ static int run_blob(struct aior_parked *parked, struct aior_error *error)
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 	}
-	ret =
-	    aior_inject_place(&injection, 0, error) || aior_inject_map(&injection, error) ? -1 : 0;
+	ret = aior_inject_place(&injection, 0, error);
+	if (!ret) {
+		/* If we die, the thread sleeps in there: whoever comes next must find it. */
+		aior_parked_note_scratch(parked, injection.code,
+		    injection.scratch + injection.scratch_len - injection.code);
+		ret = aior_inject_map(&injection, error);
+	}
 	if (!ret) {
 		err = aior_inject_start(&injection, &args) ? ESRCH
 							   : aior_inject_wait(&injection, NULL);
 		ret = fail_as_blob(parked, &injection, err, error);
 		aior_inject_unmap(&injection);
 	}
+	aior_parked_note_scratch(parked, 0, 0);
 	park_again(parked);
 	aior_inject_end(&injection);
 	return ret;
@@ -135,7 +131,7 @@ int aior_restore_parked(
 {
 	struct aior_table *table = table_of(parked);
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), middle;
-	int was_live = is_live(parked);
+	int was_live = aior_parked_is_live(parked);
 	pid_t pid = parked->process->pid;
 
 	if (!was_live &&

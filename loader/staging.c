@@ -91,7 +91,7 @@ static int take_up(
 		return aior_check_capsule(capsule, staging->arch, error);
 	if (aior_stop_parked(&parked, staging->options, error))
 		return -1;
-	if (capsule->table.state == AIOR_TABLE_PREPARED) {
+	if (capsule->table.state == AIOR_TABLE_PREPARED || aior_parked_is_live(&parked)) {
 		ret = aior_unpark(&parked, error);
 	} else if (aior_parked_finish(&parked) || aior_parked_adopt(&parked, &injection, NULL)) {
 		aior_leave_parked(parked.stopped);
