@@ -84,6 +84,7 @@ sub start_fio
 {
     my ($form) = @_;
     my $log = fresh('.log');
+    local $ENV{GLIBC_TUNABLES} = 'glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0';
     my $fio = start('sh', '-c', 'log=$1; shift; exec "$@" >"$log" 2>&1', 'sh', $log, 'fio', '--name=job', "--directory=$folder",
         '--ioengine=libaio', '--direct=1', '--rw=randwrite', '--verify=crc32c', '--verify_fatal=1', '--do_verify=1',
         '--verify_backlog=64', '--serialize_overlap=1', '--verify_state_save=0', '--time_based', "--runtime=$seconds",
@@ -126,7 +127,7 @@ sub is_over { return grep { is_gone($_) || !has_rings($_) } @_ }
 
 # ---- rounds ----
 
-# Threads, descriptors and mappings, all counted.
+# Threads, descriptors and mappings, all counted. (fio's heap is one mapping, however it grows: see start_fio().)
 sub look_of
 {
     my (@pids) = @_;
@@ -138,6 +139,11 @@ sub look_of
         scalar(@threads) . ' threads, ' . scalar(@fds) . ' descriptors, ' . scalar(@maps) . ' mappings';
     } @pids;
 }
+
+sub maps_of { return map { split /\n/, slurp("/proc/$_/maps") } @_ }
+
+# Mappings that were not there before.
+sub added { my ($before, @pids) = @_; my %was = map { $_ => 1 } @$before; return grep { !$was{$_} } maps_of(@pids) }
 
 sub processes_in
 {
@@ -151,6 +157,7 @@ sub do_round
 {
     my ($jobs, $tally) = @_;
     sleep rand(0.15);
+    my @maps = maps_of(@$jobs);
     my $before = look_of(@$jobs);
     my $staged = run_tool({ seconds => $patience }, 'stage', '--json', @$jobs);
     if ($staged->{status}) {
@@ -179,7 +186,7 @@ sub do_round
         sleep 0.01;
     } while (time < $end && !is_over(@$jobs));
     return if is_over(@$jobs);
-    $tally->{changed} //= "$before; then $after";
+    $tally->{changed} //= join "\n", "$before; then $after", added(\@maps, @$jobs);
     return '';
 }
 
