@@ -128,7 +128,7 @@ sub is_over { return grep { is_gone($_) || !has_rings($_) } @_ }
 # ---- rounds ----
 
 # Threads, descriptors and mappings, all counted. (fio's heap is one mapping, however it grows: see start_fio().)
-sub look_of
+sub counts_of
 {
     my (@pids) = @_;
     return join ', ', map {
@@ -158,7 +158,7 @@ sub do_round
     my ($jobs, $tally) = @_;
     sleep rand(0.15);
     my @maps = maps_of(@$jobs);
-    my $before = look_of(@$jobs);
+    my $before = counts_of(@$jobs);
     my $staged = run_tool({ seconds => $patience }, 'stage', '--json', @$jobs);
     if ($staged->{status}) {
         sleep 0.2;
@@ -181,7 +181,7 @@ sub do_round
     my $end = time + 5;
     my $after;
     do {
-        $after = look_of(@$jobs);
+        $after = counts_of(@$jobs);
         return '' if $after eq $before;
         sleep 0.01;
     } while (time < $end && !is_over(@$jobs));
