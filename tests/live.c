@@ -117,8 +117,10 @@ static void begin_subject(struct subject *subject, struct target *targets, size_
 	for (size_t i = 0; i < count; i++) {
 		if (!settle_target(&targets[i]))
 			subject->why = "a thread does not get to its call";
-		else if (aior_list(targets[i].pid, &subject->live[i], &error))
+		else if (aior_list(targets[i].pid, &subject->live[i], &error)) {
+			diag("%s", error.message);
 			subject->why = "it cannot be listed";
+		}
 		subject->look[i] = look(targets[i].pid);
 	}
 }
