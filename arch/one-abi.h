@@ -168,6 +168,13 @@ static inline void arch_again(arch_regs *regs, size_t len, uint64_t first)
 	regs->pc -= ARCH_CALL_BYTES;
 }
 
+/* Only where a call's result does not take the place of an argument. */
+static inline int arch_calls_again(const arch_regs *regs, size_t len)
+{
+	(void)regs, (void)len;
+	return 0;
+}
+
 /*
  * For a thread that the kernel has not stopped itself, but which is one of another host's: it does not
  * know how long the call has waited already, so the call is made anew. (include/uapi/asm-generic/unistd.h)

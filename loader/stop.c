@@ -770,12 +770,15 @@ void aior_put_back(const struct aior_tracee *thread)
 }
 
 /*
- * A signal that comes to run a handler ends a wait. Where the kernel has wound the thread back already it
- * can only do so if the signal finds it in the call: so the thread goes there first.
+ * A signal that comes to run a handler ends a wait, unless that blocks it: but only if the signal finds the
+ * thread in the call, where the call's own mask holds. So the thread goes there first.
  */
 static void meet_signal_in_call(const struct aior_tracee *thread)
 {
-	if (!is_at_call(thread) || !handler_is_near(thread))
+	int makes_call = ARCH_LOSES_ARGUMENT ? is_at_call(thread)
+					     : arch_calls_again(&thread->regs, thread->regs_len);
+
+	if (!makes_call || !handler_is_near(thread))
 		return;
 	aior_set_mask(thread->tid, ~0ull);
 	go_to_call(thread);
@@ -794,8 +797,7 @@ void aior_release(struct aior_stopped *stopped)
 			continue;
 		}
 		aior_put_back(thread);
-		if (ARCH_LOSES_ARGUMENT)
-			meet_signal_in_call(thread);
+		meet_signal_in_call(thread);
 		ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 	}
 	free(stopped->threads);

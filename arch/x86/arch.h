@@ -241,6 +241,15 @@ static inline void arch_again(arch_regs *regs, size_t len, uint64_t first)
 	arch_set_result(regs, len, -ARCH_ERESTARTNOHAND);
 }
 
+/* Whether the kernel makes a call again when the thread goes on: ERESTARTSYS is the first such result. */
+static inline int arch_calls_again(const arch_regs *regs, size_t len)
+{
+	int64_t result = arch_result(regs, len);
+
+	return result >= -ARCH_ERESTART_RESTARTBLOCK && result <= -512 &&
+	       arch_last_call(0, regs, len) != -1;
+}
+
 /*
  * For a thread that the kernel has not stopped itself, but which is one of another host's: it does not
  * know how long the call has waited already, so the call is made anew.
