@@ -133,6 +133,12 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)regs->REG_NUMBER;
 }
 
+static inline void arch_set_call_number(arch_regs *regs, size_t len, int nr)
+{
+	(void)len;
+	regs->REG_NUMBER = (unsigned long)nr;
+}
+
 /*
  * The number of the call that it has just come back from, with whatever result; -1: of none. The kernel may
  * have forgotten by then that it was in one, but the instruction in front of its pc, and the number, still say

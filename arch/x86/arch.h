@@ -272,6 +272,11 @@ static inline int arch_call_number(const arch_regs *regs, size_t len)
 	return (int)ARCH_GET(regs, len, rax, eax);
 }
 
+static inline void arch_set_call_number(arch_regs *regs, size_t len, int nr)
+{
+	ARCH_SET(regs, len, rax, eax, (uint64_t)nr);
+}
+
 /*
  * Whether the thread has a shadow stack, which would not fit any more when it has been elsewhere
  * (NT_X86_SHSTK; Documentation/arch/x86/shstk.rst).
