@@ -91,7 +91,9 @@ static int go_to_call(const struct aior_tracee *thread)
 /*
  * On some architectures the kernel winds a thread back to its call before the stop, and only behind it says
  * whether that is the call itself or restart_syscall(2), which knows how long it has waited already. So the
- * thread goes on up to that call, which is not made.
+ * thread goes on up to that call, which is not made. Only the call's number is to be believed there: riscv64
+ * shows a result in the place of the first argument (do_trap_ecall_u()), aarch64 the kind of the stop in x7
+ * (report_syscall()).
  */
 static void settle(struct aior_tracee *thread, const struct aior_calls *calls)
 {
@@ -104,7 +106,6 @@ static void settle(struct aior_tracee *thread, const struct aior_calls *calls)
 	thread->call = nr;
 	aior_set_mask(thread->tid, ~0ull);
 	if (!go_to_call(thread) && !aior_get_regs(thread->tid, &at_call, &len)) {
-		/* All else is as it was: at that stop x7 of arm64 says what kind of stop it is. */
 		arch_set_call_number(&thread->regs, len, arch_call_number(&at_call, len));
 		arch_cancel_call(thread->tid, &at_call, len);
 		go_to_call(thread);
