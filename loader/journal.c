@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -126,6 +127,29 @@ static struct aior_tracee *find_thread(
 	return NULL;
 }
 
+static int is_all(uint64_t mask)
+{
+	return (mask | 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1)) == ~0ull;
+}
+
+/*
+ * Whether it is still where we have had it. The host may also have died when it had given everything back, and
+ * then the thread has run on: what it was doing by then is not what it does now.
+ */
+static int is_held(const struct aior_tracee *thread, const struct aior_gate *gate,
+    const struct journal *journal, uint64_t mask)
+{
+	uint64_t pc;
+	arch_regs regs;
+	size_t len;
+
+	if (!is_all(mask) || aior_get_regs(thread->tid, &regs, &len))
+		return 0;
+	pc = arch_pc(&regs, len);
+	return (journal->code && pc - journal->code < AIOR_BLOB_MAX) || pc == gate->call ||
+	       pc == gate->call + ARCH_CALL_BYTES || (gate->spin && pc == gate->spin);
+}
+
 static void finish(const struct aior_process *process, struct aior_stopped *stopped,
     struct aior_tracee *thread, const struct journal *journal)
 {
@@ -136,9 +160,20 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 	    .gate = aior_find_gate(process, aior_process_arch(process)),
 	};
 
+	uint64_t mask;
+
+	if (aior_get_mask(thread->tid, &mask))
+		return;
+	if (!is_held(thread, &injection.gate, journal, mask)) {
+		/* Registers are given back first. */
+		if (is_all(mask))
+			aior_set_mask(thread->tid, journal->mask);
+		return;
+	}
 	memcpy(&thread->regs, journal->regs, journal->regs_len);
 	thread->regs_len = journal->regs_len;
 	thread->mask = journal->mask;
+	thread->is_captured = 1;
 	if (!aior_inject_begin(&injection, NULL)) {
 		injection.area = journal->area;
 		injection.area_len = journal->area_len;
