@@ -191,8 +191,11 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 	struct aior_tracee *thread;
 	struct journal journal;
 
-	if (read_journal(process, &journal))
+	if (read_journal(process, &journal)) {
+		/* Its host may have died when it had not written it yet, and so had changed nothing. */
+		aior_journal_remove(process);
 		return 0;
+	}
 	if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
 		return -1;
 	thread = find_thread(stopped, &journal);
