@@ -260,6 +260,8 @@ sub worker
     ($worker->{heir}) = map { /^heir (\d+)/ ? $1 : () } @lines;
     ($worker->{spare}) = map { /^spare (0x\S+)/ ? $1 : () } @lines;
     ($worker->{cannot}) = map { /^cannot (.*)/ ? $1 : () } @lines;
+    # A thread that has just been made blocks all signals, for a moment.
+    wait_until(sub { !grep { slurp($_) =~ /^SigBlk:\s+fffffffffffbfeff$/m } glob "/proc/$worker->{pid}/task/*/status" });
     my ($inside) = slurp("/proc/$pid/task/$pid/children") =~ /^(\d+)/;
     $worker->{pid} = $inside if $options{is_child};
     wait_until(sub { count_of($worker, $worker->{heir}) }) if $worker->{heir} && "@_" =~ /heir ring/;
