@@ -240,17 +240,12 @@ struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped)
 	return &stopped->threads[0];
 }
 
-/*
- * A thread that has made system calls for us is in the stop of one, behind which the kernel does not look whether
- * the call that the thread was in is to be made again: its program would see ERESTARTSYS. Behind the stop of a
- * signal it does, and such a stop comes before any further instruction.
- */
-static void leave_call(const struct aior_tracee *thread)
+void aior_leave_call(const struct aior_tracee *thread)
 {
 	int status;
 
 	/* What has been attached to, and not seized, cannot be interrupted. */
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0))
+	if (ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0) && errno == EIO)
 		syscall(SYS_tkill, thread->tid, SIGSTOP);
 	if (!ptrace(PTRACE_CONT, thread->tid, 0, 0))
 		aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS);
@@ -259,7 +254,7 @@ static void leave_call(const struct aior_tracee *thread)
 void aior_return_stopped(struct aior_stopped *stopped, const struct aior_tracee *injected)
 {
 	if (injected)
-		leave_call(injected);
+		aior_leave_call(injected);
 	for (size_t i = 0; i < stopped->count; i++)
 		aior_put_back(&stopped->threads[i]);
 	free(stopped->threads);

@@ -434,6 +434,7 @@ int aior_inject_unmap(struct aior_injection *injection)
 		err |= unmap(injection, injection->code, code_len);
 	put_stack_back(injection);
 	injection->area = 0;
+	aior_leave_call(injection->thread);
 	return err ? -1 : 0;
 }
 

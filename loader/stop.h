@@ -98,6 +98,12 @@ int aior_adopt_stopped(const struct aior_process *process, const struct aior_cal
 /* One that can run something: it has not exited, and is not about to take a signal which is its tracer's. */
 struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped);
 
+/*
+ * A thread that has made system calls for us is in the stop of one, behind which the kernel does not look whether
+ * the call that the thread was in is to be made again: its program would see ERESTARTSYS. Behind the stop of a
+ * signal it does, and such a stop comes before any further instruction: so it goes there.
+ */
+void aior_leave_call(const struct aior_tracee *thread);
 /* Registers and mask as captured, whatever it has done meanwhile. */
 void aior_put_back(const struct aior_tracee *thread);
 /* The same for all, and they stay stopped; `injected` has run something, or is NULL. Frees `stopped`. */
