@@ -287,6 +287,33 @@ static int add_staged_rings(const struct aior_process *process, struct aior_caps
 	return ret;
 }
 
+/* As long as requests in flight are waited for, what will lie there is not there yet. */
+static int add_draining_rings(const struct aior_process *process,
+    const struct aior_capsule *capsule, struct aior_image *image, struct aior_error *error)
+{
+	const struct aior_table *table = &capsule->table;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		uint64_t at = table->rings + (uint64_t)i * table->ring_stride;
+		struct aior_ring_record record;
+		struct aior_ring *ring;
+
+		if (at + sizeof(record) > capsule->room ||
+		    aior_read_memory(process->task, capsule->addr + at, &record, sizeof(record)))
+			return 0;
+		ring = aior_add_ring(image);
+		if (!ring)
+			return aior_fail(error, ENOMEM, "read", "out of memory");
+		ring->addr = record.addr;
+		ring->len = record.len;
+		ring->prot = record.prot;
+		ring->state = AIOR_STAGED;
+		ring->nr = aio_ring_nr((uint32_t)record.len);
+		ring->max_cpus = aio_ring_max_cpus(record.len);
+	}
+	return 0;
+}
+
 static int read_staged(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error)
 {
@@ -295,9 +322,9 @@ static int read_staged(
 
 	if (found <= 0)
 		return found;
-	/* As long as requests in flight are waited for, its rings are nowhere. */
-	if (capsule.table.state == AIOR_TABLE_PREPARED ||
-	    capsule.table.state == AIOR_TABLE_DRAINING)
+	if (capsule.table.state == AIOR_TABLE_DRAINING)
+		return add_draining_rings(process, &capsule, image, error);
+	if (capsule.table.state == AIOR_TABLE_PREPARED)
 		return 0;
 	return add_staged_rings(process, &capsule, image, error);
 }

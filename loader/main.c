@@ -547,7 +547,8 @@ static int run_command(const struct command *command, int argc, char **argv)
 		if (letter == 'h')
 			return command_help(command);
 		if (letter == ':' || letter == '?' || !strchr(command->flags, letter))
-			return wrong_option(command, letter, argv[optind - 1]);
+			return wrong_option(command, letter,
+			    argv[optarg && optarg == argv[optind - 1] ? optind - 2 : optind - 1]);
 		switch (letter) {
 		case 'e':
 			options.events = 1;

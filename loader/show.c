@@ -149,9 +149,10 @@ static void show_ring(FILE *out, const struct aior_ring *ring, int events)
 		return;
 	}
 	if (!ring->content && !ring->events) {
-		fprintf(out,
-		    "\nring 0x%llx, %s: mapped here, but its process has destroyed it or exited\n",
-		    (unsigned long long)ring->addr, state);
+		fprintf(out, "\nring 0x%llx, %s: %s\n", (unsigned long long)ring->addr, state,
+		    ring->state == AIOR_STAGED
+			? "its requests in flight are still waited for"
+			: "mapped here, but its process has destroyed it or exited");
 		return;
 	}
 	show_facts(out, ring, state);

@@ -51,6 +51,21 @@ static int prepare_all(struct work *work)
 	return 0;
 }
 
+static void tell_what_hangs(
+    struct aior_error *error, const struct aior_staging *staging, uint64_t ring)
+{
+	const char *why =
+	    staging->failed == EINTR ? "interrupted" : "its storage does not answer in time";
+	int pid = (int)staging->process.pid;
+
+	if (ring)
+		aior_fail_ring(error, staging->failed, "drain", ring,
+		    "%s: requests of process %d that are in flight have not ended", why, pid);
+	else
+		aior_fail(error, staging->failed, "drain",
+		    "%s: requests of process %d that are in flight have not ended", why, pid);
+}
+
 /* What requests in flight do not let come to its end. */
 static int leave_unfinished(struct work *work)
 {
@@ -76,11 +91,7 @@ static int leave_unfinished(struct work *work)
 		}
 		capsule.table = *staging->table;
 		ring = aior_draining_ring(&staging->process, &capsule);
-		aior_fail_ring(work->error, staging->failed, "drain", ring,
-		    "%s: requests of process %d that are in flight have not ended",
-		    staging->failed == EINTR ? "interrupted"
-					     : "its storage does not answer in time",
-		    (int)staging->process.pid);
+		tell_what_hangs(work->error, staging, ring);
 		/* The one that runs is not ours to stop any more. */
 		staging->injection.thread->is_stopped = 0;
 		aior_leave_parked(staging->stopped);
