@@ -86,6 +86,27 @@ static const int keeps_time[] = {
 #endif
 };
 
+/* 32-bit: two sizes of times. */
+#ifdef __NR_ppoll_time64
+#define OLD_TIME 4
+#else
+#define OLD_TIME 8
+#endif
+
+static const struct aior_timed_call notes_time[] = {
+    {__NR_ppoll, 2, OLD_TIME, 1000000000},
+    {__NR_pselect6, 4, OLD_TIME, 1000000000},
+#ifdef __NR__newselect
+    {__NR__newselect, 4, OLD_TIME, 1000000},
+#elif defined __NR_select
+    {__NR_select, 4, OLD_TIME, 1000000},
+#endif
+#ifdef __NR_ppoll_time64
+    {__NR_ppoll_time64, 2, 8, 1000000000},
+    {__NR_pselect6_time64, 4, 8, 1000000000},
+#endif
+};
+
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 const struct aior_calls CALLS = {
@@ -100,6 +121,8 @@ const struct aior_calls CALLS = {
     .mremap = __NR_mremap,
     .takes_events = takes_events,
     .takes_events_count = COUNT_OF(takes_events),
+    .notes_time = notes_time,
+    .notes_time_count = COUNT_OF(notes_time),
     .keeps_time = keeps_time,
     .keeps_time_count = COUNT_OF(keeps_time),
     .broken_by_stop = broken_by_stop,

@@ -5,6 +5,13 @@
 
 #include <stddef.h>
 
+/* A call whose timeout the kernel overwrites with what is left of it (poll_select_finish(), fs/select.c). */
+struct aior_timed_call {
+	int nr, argument; /* the argument that leads to it, from 0 */
+	unsigned bytes;   /* of each of its two fields */
+	unsigned parts;   /* the second one counts: so many are a second */
+};
+
 struct aior_calls {
 	int io_submit;
 	int mmap; /* the one that takes its offset in pages, where there are two; ours is 0 */
@@ -12,6 +19,8 @@ struct aior_calls {
 	/* Calls that io_getevents' arguments go to: context, least, most, events, timeout. */
 	const int *takes_events;
 	size_t takes_events_count;
+	const struct aior_timed_call *notes_time;
+	size_t notes_time_count;
 	/* Calls whose time goes on when they are made again: see restart_syscall(2). */
 	const int *keeps_time;
 	size_t keeps_time_count;

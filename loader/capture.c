@@ -113,6 +113,54 @@ static void settle(struct aior_tracee *thread, const struct aior_calls *calls)
 	aior_put_back(thread);
 }
 
+static const struct aior_timed_call *find_timed(const struct aior_calls *calls, int nr)
+{
+	for (size_t i = 0; i < calls->notes_time_count; i++)
+		if (calls->notes_time[i].nr == nr)
+			return &calls->notes_time[i];
+	return NULL;
+}
+
+/* A thread that is only about to make the call has not waited yet. */
+static int is_in_timed_call(const struct aior_tracee *thread, const struct aior_calls *calls)
+{
+	int nr = arch_call_number(&thread->regs, thread->regs_len);
+
+	if (ARCH_LOSES_ARGUMENT)
+		return find_timed(calls, nr) && is_at_call(thread) &&
+		       aior_is_of_this_wait(thread, nr);
+	return arch_calls_again(&thread->regs, thread->regs_len) &&
+	       find_timed(calls, arch_last_call(thread->tid, &thread->regs, thread->regs_len));
+}
+
+void aior_pass_time(const struct aior_tracee *thread, const struct aior_calls *calls)
+{
+	const struct aior_timed_call *timed = find_timed(calls, thread->call);
+	int64_t seconds = 0, parts = 0, left, passed;
+	unsigned char time[16];
+	uint64_t at;
+
+	if (!thread->since || !timed)
+		return;
+	at = arch_argument(&thread->regs, thread->regs_len, timed->argument);
+	if (!at || aior_read_memory(thread->tid, at, time, 2 * timed->bytes))
+		return;
+	memcpy(&seconds, time, timed->bytes);
+	memcpy(&parts, time + timed->bytes, timed->bytes);
+	if (seconds < 0 || seconds > INT32_MAX || parts < 0 || parts >= timed->parts)
+		return; /* longer than anybody waits for */
+	passed =
+	    (int64_t)((aior_now(CLOCK_MONOTONIC) - thread->since) / (1000000000u / timed->parts));
+	left = seconds * timed->parts + parts - passed;
+	if (left < 0)
+		left = 0;
+	seconds = left / timed->parts;
+	parts = left % timed->parts;
+	memcpy(time, &seconds, timed->bytes);
+	memcpy(time + timed->bytes, &parts, timed->bytes);
+	aior_write_memory(thread->tid, at, time, 2 * timed->bytes);
+}
+
 /* rseq(2); include/uapi/linux/rseq.h and ptrace.h. */
 #ifndef PTRACE_GET_RSEQ_CONFIGURATION
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
@@ -162,6 +210,11 @@ static int capture(struct aior_tracee *thread, const struct aior_calls *calls)
 		settle(thread, calls);
 	else
 		thread->call = arch_last_call(thread->tid, &thread->regs, thread->regs_len);
+	if (is_in_timed_call(thread, calls)) {
+		thread->is_timed = 1;
+		if (ARCH_LOSES_ARGUMENT)
+			thread->call = arch_call_number(&thread->regs, thread->regs_len);
+	}
 	abort_sequence(thread);
 	thread->is_captured = 1;
 	return 0;

@@ -26,7 +26,9 @@ void aior_thread_to_record(const struct aior_process *process, const struct aior
 	    .taken = thread->taken,
 	    .tid = (uint32_t)thread->tid,
 	    .call = thread->call,
+	    .flags = thread->is_timed ? AIOR_THREAD_TIMED : 0,
 	    .regs_len = (uint32_t)thread->regs_len,
+	    .since = aior_now(CLOCK_MONOTONIC),
 	};
 	memcpy(record->regs, &thread->regs, thread->regs_len);
 }
@@ -42,6 +44,8 @@ static void take_record(const struct aior_process *process, struct aior_tracee *
 	thread->call = record->call;
 	if (record->tid != (uint32_t)thread->tid || record->start_time != process->start_time)
 		arch_anew(&thread->regs, thread->regs_len, record->call);
+	else if (record->flags & AIOR_THREAD_TIMED)
+		thread->since = record->since;
 }
 
 /* ---- whose record is whose ---- */
@@ -428,9 +432,12 @@ int aior_unpark(struct aior_parked *parked, struct aior_error *error)
 	for (size_t i = 0; i < parked->stopped->count; i++) {
 		struct aior_tracee *thread = &parked->stopped->threads[i];
 
-		if (thread->is_captured && thread != parked->injected)
+		if (thread->is_captured && thread != parked->injected) {
+			aior_pass_time(thread, parked->stopped->calls);
 			aior_put_back(thread);
+		}
 	}
+	aior_pass_time(parked->injected, parked->stopped->calls);
 	aior_inject_unmap_scratch(&injection);
 	aior_journal_write(parked->process, &injection);
 	ret = aior_inject_unmap(&injection);

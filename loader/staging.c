@@ -153,7 +153,7 @@ static uint32_t fill_threads(const struct aior_staging *staging, struct aior_thr
 			continue;
 		aior_thread_to_record(&staging->process, &stopped->threads[i], record);
 		if (&stopped->threads[i] == staging->injection.thread) {
-			record->flags = AIOR_THREAD_INJECTED;
+			record->flags |= AIOR_THREAD_INJECTED;
 			record->scratch = staging->injection.scratch;
 			record->scratch_len = staging->injection.scratch_len;
 		}

@@ -24,7 +24,10 @@ struct aior_tracee {
 	size_t regs_len;
 	arch_regs regs;
 	uint64_t mask;
-	int call;              /* that it was in; -1: not known, or none */
+	int call;     /* that it was in; -1: not known, or none */
+	int is_timed; /* that wait has a timeout in which the kernel notes what is left of it; ... */
+	uint64_t
+	    since; /* ... the thread has been parked since then (CLOCK_MONOTONIC, in ns); 0: it has not */
 	uint64_t ring, events; /* see struct aior_thread_record */
 	uint32_t taken;
 };
@@ -60,6 +63,8 @@ int aior_set_mask(pid_t tid, uint64_t mask);
 
 /* How often a thread has gone to sleep: of its own accord given up its CPU. */
 uint64_t aior_count_switches(pid_t tid);
+/* Whether the sample is of the very wait in call `nr` that the stop has ended. */
+int aior_is_of_this_wait(const struct aior_tracee *thread, int nr);
 /* Whether a signal with a handler is about to be delivered to it. */
 int aior_handler_is_near(const struct aior_tracee *thread);
 int aior_is_one_of(int nr, const int *calls, size_t count);
@@ -104,6 +109,8 @@ struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped);
  * signal it does, and such a stop comes before any further instruction: so it goes there.
  */
 void aior_leave_call(const struct aior_tracee *thread);
+/* A wait that notes what is left of its time ends when it would have, though its thread was parked. */
+void aior_pass_time(const struct aior_tracee *thread, const struct aior_calls *calls);
 /* Registers and mask as captured, whatever it has done meanwhile. */
 void aior_put_back(const struct aior_tracee *thread);
 /* The same for all, and they stay stopped; `injected` has run something, or is NULL. Frees `stopped`. */

@@ -163,7 +163,7 @@ uint64_t aior_count_switches(pid_t tid)
  * Whether the sample is of the very wait that the stop has ended: the thread has gone to sleep once
  * since, and that was the stop.
  */
-static int is_of_this_wait(const struct aior_tracee *thread, int nr)
+int aior_is_of_this_wait(const struct aior_tracee *thread, int nr)
 {
 	return thread->sample.nr == nr &&
 	       aior_count_switches(thread->tid) == thread->sample.switches + 1;
@@ -181,7 +181,7 @@ int aior_first_argument(const struct aior_tracee *thread, int nr, uint64_t *firs
 {
 	const uint64_t *sampled = NULL;
 
-	if (ARCH_LOSES_ARGUMENT && is_of_this_wait(thread, nr))
+	if (ARCH_LOSES_ARGUMENT && aior_is_of_this_wait(thread, nr))
 		sampled = &thread->sample.first;
 	return arch_first_argument(
 	    thread->tid, nr, &thread->regs, thread->regs_len, sampled, first);

@@ -147,6 +147,7 @@ struct aior_poll_record {
 
 /* struct aior_thread_record, flags. */
 #define AIOR_THREAD_INJECTED 0x1u /* it runs the stage blob, on a stack in `scratch` */
+#define AIOR_THREAD_TIMED 0x2u    /* what is left of its wait's time is in the wait's own timeout */
 
 /*
  * What a parked thread was doing, in the capsule. It sleeps in the blob's park loop, and its stack
@@ -168,7 +169,8 @@ struct aior_thread_record {
 	uint32_t flags;       /* AIOR_THREAD_… */
 	int32_t call;         /* the system call that it was in, as far as that is known; or -1 */
 	uint32_t regs_len;    /* of its registers, as NT_PRSTATUS has them on its architecture */
-	uint32_t reserved[3]; /* 0 */
+	uint32_t reserved;    /* 0 */
+	uint64_t since;       /* when it was stopped, by CLOCK_MONOTONIC, in ns */
 	uint8_t regs[328];
 };
 
@@ -276,6 +278,7 @@ AIOR_AT(aior_poll_record, flags, 24);
 AIOR_ASSERT(sizeof(struct aior_thread_record) == 432, "aior_thread_record");
 AIOR_AT(aior_thread_record, sigmask, 32);
 AIOR_AT(aior_thread_record, taken, 72);
+AIOR_AT(aior_thread_record, since, 96);
 AIOR_AT(aior_thread_record, regs, 104);
 AIOR_ASSERT(sizeof(struct aior_table) == 104, "aior_table");
 AIOR_AT(aior_table, total, 16);

@@ -204,16 +204,6 @@ static const struct kind keeping_time[] = {
 #endif
     TIMED("futex that nobody wakes", for_futex, -ETIMEDOUT),
     TIMED("futex until a time, that nobody wakes", until_futex, -ETIMEDOUT),
-};
-
-/*
- * Time stands still for these: the kernel notes how much of it is left when they are stopped
- * (poll_select_finish(), fs/select.c), as it does at SIGSTOP.
- */
-static const struct kind standing_still[] = {
-#ifndef SYS_poll /* it is made of ppoll */
-    TIMED("poll of nothing", for_poll, 0),
-#endif
     TIMED("ppoll of nothing", for_ppoll, 0),
     TIMED("select of nothing", for_select, 0),
     TIMED("pselect of nothing", for_pselect, 0),
@@ -229,7 +219,7 @@ static const struct kind starting_anew[] = {
 };
 
 /* How time passes for a wait of the target. */
-enum passing { GOES_ON, STANDS_STILL, STARTS_ANEW };
+enum passing { GOES_ON, STARTS_ANEW };
 
 static enum passing passing[MOST_WAITS];
 
@@ -272,16 +262,10 @@ static int park(long ms)
 /* When it would end at the earliest, if more time were left than is right. */
 static int64_t limit_of(const struct wait *wait, enum passing how)
 {
-	int64_t anew = parked.restored + wait->time_ms;
-
-	switch (how) {
-	case GOES_ON: /* and not: stands still */
-		return anew - (parked.staged - wait->begun_ms);
-	case STANDS_STILL:
-		return anew;
-	default:
+	if (how == STARTS_ANEW)
 		return INT64_MAX;
-	}
+	/* If time had stood still while it was parked. */
+	return parked.restored + wait->time_ms - (parked.staged - wait->begun_ms);
 }
 
 static int are_in_time(void)
@@ -325,9 +309,7 @@ static int park_waits_of(long ms)
 	int in_time = 0;
 
 	add_times(GOES_ON, keeping_time, COUNT(keeping_time), ms);
-	add_times(STANDS_STILL, standing_still, COUNT(standing_still), ms);
 	add_times(GOES_ON, keeping_time, COUNT(keeping_time), ms / 2);
-	add_times(STANDS_STILL, standing_still, COUNT(standing_still), ms / 2);
 	add_times(STARTS_ANEW, starting_anew, COUNT(starting_anew), ms / 2);
 	if (!start_target("waits for a time"))
 		return 0;
