@@ -161,6 +161,24 @@ static int write_c(FILE *out, const void *blob)
 	X(aior_poll_record, flags)                                                                 \
 	X(aior_poll_record, err)
 
+#define THREAD(X)                                                                                  \
+	X(aior_thread_record, stack)                                                               \
+	X(aior_thread_record, start_time)                                                          \
+	X(aior_thread_record, stopped_at)                                                          \
+	X(aior_thread_record, sigmask)                                                             \
+	X(aior_thread_record, scratch)                                                             \
+	X(aior_thread_record, scratch_len)                                                         \
+	X(aior_thread_record, ring)                                                                \
+	X(aior_thread_record, events)                                                              \
+	X(aior_thread_record, taken)                                                               \
+	X(aior_thread_record, tid)                                                                 \
+	X(aior_thread_record, flags)                                                               \
+	X(aior_thread_record, call)                                                                \
+	X(aior_thread_record, regs_len)                                                            \
+	X(aior_thread_record, reserved)                                                            \
+	X(aior_thread_record, since)                                                               \
+	X(aior_thread_record, regs)
+
 #define TABLE(X)                                                                                   \
 	X(aior_table, magic)                                                                       \
 	X(aior_table, abi)                                                                         \
@@ -203,6 +221,7 @@ static int write_c(FILE *out, const void *blob)
 _Static_assert(0 ARGS(SIZE) == sizeof(struct aior_args), "ARGS");
 _Static_assert(0 RING(SIZE) == sizeof(struct aior_ring_record), "RING");
 _Static_assert(0 POLL(SIZE) == sizeof(struct aior_poll_record), "POLL");
+_Static_assert(0 THREAD(SIZE) == sizeof(struct aior_thread_record), "THREAD");
 _Static_assert(0 TABLE(SIZE) == sizeof(struct aior_table), "TABLE");
 _Static_assert(0 BLOB(SIZE) == sizeof(struct aior_blob), "BLOB");
 
@@ -213,7 +232,7 @@ static const struct {
 #define FIELD(type, field)                                                                         \
 	{#type, #field, sizeof(struct type), offsetof(struct type, field),                         \
 	    sizeof(((struct type *)0)->field)},
-    ARGS(FIELD) RING(FIELD) POLL(FIELD) TABLE(FIELD) BLOB(FIELD)
+    ARGS(FIELD) RING(FIELD) POLL(FIELD) THREAD(FIELD) TABLE(FIELD) BLOB(FIELD)
 #undef FIELD
 };
 
@@ -252,6 +271,8 @@ static const struct {
     CONSTANT(AIOR_RING_LIVE),
     CONSTANT(AIOR_RING_DRAINED),
     CONSTANT(AIOR_POLL_LOST),
+    CONSTANT(AIOR_THREAD_INJECTED),
+    CONSTANT(AIOR_THREAD_TIMED),
     CONSTANT(AIOR_TABLE_IMAGE),
     CONSTANT(AIOR_TABLE_PREPARED),
     CONSTANT(AIOR_TABLE_DRAINING),

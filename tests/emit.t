@@ -215,7 +215,7 @@ sub test_json_contract {
     program_says("$dir/offsets", $expected, "$what: json: every size, offset and constant is the contract's");
     my @wanted = slurp('pie/restorer.h') =~ /^#define (AIOR_(?:F|END|STEP|RING|POLL|TABLE|ARCH)_\w+|AIOR_NO_RING|AIOR_ABI) /mg;
     is(join(' ', grep { !exists $json->{constants}{$_} && !/_MAGIC$/ } @wanted), '', "$what: json: no constant is missing");
-    is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table', "$what: json: every structure");
+    is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table aior_thread_record', "$what: json: every structure");
 }
 
 for my $each (@others, $host) {
