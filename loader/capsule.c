@@ -147,12 +147,19 @@ static int check_extents(const struct aior_capsule *capsule, struct aior_error *
 		   : damaged(capsule, error, "its length is not that of its records");
 }
 
-int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error)
+int aior_check_table(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error)
 {
-	if (check_version(capsule, error) || check_state(capsule, error) ||
-	    check_home(capsule, arch, error) || check_extents(capsule, error))
+	if (check_version(capsule, error) || check_home(capsule, arch, error) ||
+	    check_extents(capsule, error))
 		return -1;
 	return 0;
+}
+
+int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error)
+{
+	if (check_version(capsule, error) || check_state(capsule, error))
+		return -1;
+	return aior_check_table(capsule, arch, error);
 }
 
 const struct aior_ring_record *aior_capsule_ring(

@@ -197,6 +197,8 @@ struct aior_capsule {
 int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error);
 /* Whether the table is that of a staged process on `arch` which can be restored here. */
 int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
+/* The same in whatever state it is: its tables lie where it says, and in it. */
+int aior_check_table(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
 /* What tells a blob of a capsule at `addr`; without scratch memory. It parks when it is done. */
 struct aior_args aior_capsule_args(const struct aior_table *table, uint64_t addr);
 /* Until a host has counted the polls in, behind the blob, `total` ends in front of them: does it. */

@@ -172,8 +172,8 @@ int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 	struct aior_table *table = &parked->capsule.table;
 
 	aior_count_polls(table);
-	if (table->total > parked->capsule.room || table->total < sizeof(*table))
-		return damaged(parked, error, "it is longer than its mapping");
+	if (aior_check_table(&parked->capsule, parked->arch, error))
+		return -1;
 	parked->bytes = malloc(table->total);
 	parked->code_bytes = calloc(1, AIOR_BLOB_MAX);
 	if (!parked->bytes || !parked->code_bytes)

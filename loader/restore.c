@@ -163,9 +163,9 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 
 	parked->arch = aior_process_arch(parked->process);
 	parked->gate = aior_find_gate(parked->process, parked->arch);
+	aior_count_polls(&parked->capsule.table);
 	if (parked->capsule.table.state != AIOR_TABLE_PREPARED &&
-	    aior_check_capsule(&parked->capsule, parked->arch, error) &&
-	    parked->capsule.table.state != AIOR_TABLE_STAGED)
+	    aior_check_capsule(&parked->capsule, parked->arch, error))
 		return -1;
 	if (!parked->capsule.table.thread_count)
 		return aior_fail(error, EBUSY, "capsule",

@@ -199,9 +199,7 @@ static const struct kind keeping_time[] = {
     TIMED("nanosleep", for_nanosleep, 0),
     TIMED("clock_nanosleep", for_clock_nanosleep, 0),
     TIMED("clock_nanosleep until a time", until_clock_nanosleep, 0),
-#ifdef SYS_poll
     TIMED("poll of nothing", for_poll, 0),
-#endif
     TIMED("futex that nobody wakes", for_futex, -ETIMEDOUT),
     TIMED("futex until a time, that nobody wakes", until_futex, -ETIMEDOUT),
     TIMED("ppoll of nothing", for_ppoll, 0),
