@@ -77,9 +77,9 @@ static int report(const struct options *options, const struct aior_error *error)
 	fprintf(stderr, "aio-restorer: %s\n", error->message);
 	if (options->json)
 		show_error_json(stdout, error);
-	if (error->is_unfinished)
-		return NOT_FINISHED;
-	return error->is_refused ? REFUSED : FAILED;
+	if (error->is_refused)
+		return REFUSED;
+	return error->is_unfinished ? NOT_FINISHED : FAILED;
 }
 
 /* An image file that is cut off while it is read ends here, not in a crash. */
