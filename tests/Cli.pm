@@ -13,7 +13,7 @@ use POSIX ':sys_wait_h';
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver tell answer end run_tool run_command refuses
+our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end run_tool run_command refuses
     is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
     worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
     wait_until journal);
@@ -97,6 +97,19 @@ sub leaver
     ($leaver->{child}) = $text =~ /"child":(\d+)/;
     $leaver->{rings} = length $text < 100_000 ? json($text)->{rings} : [];
     return $leaver;
+}
+
+# Takes all but that many of fs.aio-max-nr. What has just ended still counts for a moment.
+sub hold_all_but
+{
+    my ($rest) = @_;
+    for (1 .. 100) {
+        my $left = max_nr() - aio_nr();
+        my $holder = $left > $rest + 4000 ? leaver({ quiet => 1 }, '--ring', 'n=' . ($left - $rest)) : undef;
+        return $holder if $holder;
+        sleep 0.05;
+    }
+    return;
 }
 
 sub tell { my ($program, $line) = @_; print { $program->{to} } "$line\n" }

@@ -209,19 +209,6 @@ sub is_fair
     ok($is_fair, "$name: $why") or diag explain $result;
 }
 
-# Takes all but that many of fs.aio-max-nr. What has just ended still counts for a moment.
-sub hold_all_but
-{
-    my ($rest) = @_;
-    for (1 .. 100) {
-        my $left = max_nr() - aio_nr();
-        my $holder = $left > $rest + 4000 ? leaver({ quiet => 1 }, '--ring', 'n=' . ($left - $rest)) : undef;
-        return $holder if $holder;
-        sleep 0.05;
-    }
-    return;
-}
-
 SKIP: {
     my $holder = hold_all_but(1);
     skip 'fs.aio-max-nr leaves too few, or others use it, too', 3 unless $holder;

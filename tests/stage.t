@@ -356,4 +356,27 @@ for my $order ('parent', 'child') {
     ends_well($family, '... and the parent ends well');
 }
 
+# ---- a host that cannot ----
+
+SKIP: {
+    my $family = quiet_worker();
+    my $pid = $family->{pid};
+    does('stage: to be refused', 'stage', $pid);
+    my $holder = hold_all_but(1);
+    if (!$holder) {
+        does('restore: after all', 'restore', $pid);
+        ends_well($family, '... and ends well');
+        skip 'fs.aio-max-nr leaves too few, or others use it, too', 4;
+    }
+    my $result = run_tool('restore', $pid);
+    is($result->{status}, 4, 'restore: fs.aio-max-nr is reached: refused');
+    like($result->{err}, qr/fs\.aio-max-nr.*stays parked.*aio-restorer restore $pid/s, '... and what to do');
+    is_parked($pid, '... it is parked still');
+    end($holder);
+    sleep 0.1;
+    does('restore: once more', 'restore', $pid);
+    goes_on($family, '... it goes on');
+    ends_well($family, '... and ends well');
+}
+
 done_testing;
