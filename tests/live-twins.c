@@ -675,14 +675,17 @@ static void check_flights(unsigned seeds)
 		ok(all->drained, "%s", name);
 }
 
-/* Seeds in which there was nothing to spoil do not count. */
+/*
+ * Seeds in which there was nothing to spoil do not count; nor need each of the others tell: an operation may
+ * have read a slot already when it is spoilt, or be about to write it.
+ */
 static void run_broken(uint64_t seed, unsigned count, enum breakage kind)
 {
 	struct tally tally = {0, 0, 0};
 
 	for (int tries = 0; tries < 10 && !tally.same && !tally.apart; tries++)
 		tally = run_seeds(seed + tries * count, count, kind);
-	ok(!tally.same && tally.apart, "a round spoilt on purpose is noticed (%s): %u of %u",
+	ok(tally.apart > tally.same, "a round spoilt on purpose is noticed (%s): %u of %u",
 	    break_names[kind], tally.apart, count - tally.neither);
 }
 
