@@ -178,13 +178,6 @@ SKIP: {
     end($handler);
 }
 
-sub wait_until
-{
-    my ($condition) = @_;
-    my $end = time + 20;
-    sleep 0.005 until $condition->() || time > $end;
-}
-
 # Dumped by its own parent, which has asked to be told of stops.
 my $child = leaver('--ring', 'n=1,head=3,tail=9');
 my $reports = 0;
