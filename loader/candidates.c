@@ -162,7 +162,7 @@ static int copy_ring(
 		free(content);
 		return no_copy(ring, at, error);
 	}
-	if (staging->stopped->threads[0].regs_len < sizeof(arch_regs))
+	if (injection->thread->regs_len < sizeof(arch_regs))
 		at = (uint32_t)at;
 	if (aior_read_memory(staging->process.task, ring->addr, content, ring->len) ||
 	    aior_write_memory(staging->process.task, (uint64_t)at, content, ring->len))
