@@ -351,6 +351,7 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error)
 	    PROT_READ | PROT_EXEC, exact);
 	if (err) {
 		put_stack_back(injection);
+		aior_leave_call(injection->thread);
 		injection->area = injection->scratch = 0;
 		return no_memory(injection, err, error);
 	}
