@@ -182,6 +182,11 @@ int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 		parked->process->task, parked->capsule.addr, parked->bytes, table->total))
 		return damaged(parked, error, "it cannot be read");
 	*(struct aior_table *)parked->bytes = *table;
+	for (uint32_t i = 0; i < table->thread_count; i++)
+		if (aior_capsule_thread(table, parked->bytes, i)->regs_len !=
+		    arch_regs_len(parked->arch))
+			return damaged(parked, error,
+			    "a thread's registers are not those of its architecture");
 	for (size_t i = 0; i < parked->stopped->count; i++)
 		if (parked->stopped->threads[i].is_stopped &&
 		    load_thread(parked, &parked->stopped->threads[i], error))
@@ -284,7 +289,7 @@ static int put_events_back(struct aior_parked *parked, struct aior_thread_record
 		free(slots);
 		return 0;
 	}
-	header.head = (header.head + nr - taken) % nr;
+	header.head = aio_ring_back(header.head, taken, nr);
 	ring->head = header.head;
 	memcpy(&regs, record->regs, record->regs_len);
 	arch_again(&regs, record->regs_len, record->ring);
@@ -358,6 +363,24 @@ static uint32_t record_index(
 			  table->thread_stride);
 }
 
+/* What is unmapped in one piece must be the capsule, its guards and the code, and nothing of the program's. */
+static int is_one_piece(const struct aior_injection *injection)
+{
+	uint64_t at = injection->area;
+
+	for (size_t i = 0; i < injection->mapping_count && at < injection->code; i++) {
+		const struct aior_mapping *mapping = &injection->mappings[i];
+
+		if (mapping->end <= at)
+			continue;
+		if (mapping->start > at || !mapping->is_private_memory ||
+		    (mapping->prot && mapping->start != injection->capsule))
+			return 0;
+		at = mapping->end;
+	}
+	return at == injection->code;
+}
+
 int aior_parked_adopt(
     const struct aior_parked *parked, struct aior_injection *injection, struct aior_error *error)
 {
@@ -379,6 +402,10 @@ int aior_parked_adopt(
 	injection->code = parked->code;
 	injection->area_len = parked->code + injection->page_size - injection->area;
 	injection->has_code = 1;
+	if (!is_one_piece(injection)) {
+		aior_inject_end(injection);
+		return damaged(parked, error, "something else lies between it and its code");
+	}
 	/* Where it is found, if we die behind a call, says whose record is its. */
 	injection->sp = capsule->addr + capsule->table.threads + 8;
 	if (record)

@@ -511,7 +511,7 @@ int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_err
 	if (!ret && aior_parked_finish(&parked))
 		ret = aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
-	if (!ret)
+	if (!ret && !go_on)
 		report(staging, &parked);
 	if (!ret && go_on) {
 		ret = aior_restore_parked(&parked, &own, error);
@@ -525,7 +525,8 @@ int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_err
 		aior_leave_parked(staging->stopped);
 	}
 	staging->stopped = NULL;
-	staging->outcome->finish_ns = since(&mark);
+	if (!go_on)
+		staging->outcome->finish_ns = since(&mark);
 	if (!ret && !go_on)
 		report_lost(staging, &parked);
 	aior_parked_free(&parked);

@@ -117,6 +117,12 @@ static inline uint32_t aio_ring_next(uint32_t slot, uint32_t nr)
 	return slot + 1 == nr ? 0 : slot + 1;
 }
 
+/* The slot that lies `count` in front of a slot, count being below nr. */
+static inline uint32_t aio_ring_back(uint32_t slot, uint32_t count, uint32_t nr)
+{
+	return slot >= count ? slot - count : slot + nr - count;
+}
+
 /*
  * How many requests a context admits at once from one CPU, pending events included: it hands its
  * nr - 1 slots to CPUs in whole batches.

@@ -379,4 +379,66 @@ SKIP: {
     ends_well($family, '... and ends well');
 }
 
+# ---- one fails when the other is staged already ----
+
+{
+    my @families = map { quiet_worker() } 1 .. 2;
+    my @pids = map { $_->{pid} } @families;
+    my $fds = () = glob "/proc/$pids[1]/fd/*";
+    is(run_command('prlimit', '--pid', $pids[1], "--nofile=$fds:")->{status}, 0, 'a process that gets no pipe');
+    my $result = run_tool('stage', @pids);
+    is($result->{status}, 1, 'stage: it, and another one: fails');
+    like($result->{err}, qr/pipe/, '... says why');
+    unlike("$result->{out}$result->{err}", qr/parked/, '... and nothing is parked');
+    goes_on($_, '... goes on') for @families;
+    ends_well($_, '... and ends well') for @families;
+}
+
+# ---- a capsule that somebody has written over ----
+
+# A mapping that begins with the magic number.
+sub capsule_of
+{
+    my ($pid) = @_;
+    open my $mem, '+<', "/proc/$pid/mem" or return;
+    for (split /\n/, slurp("/proc/$pid/maps")) {
+        my ($start) = /^([0-9a-f]+)-[0-9a-f]+ rw-p 00000000 00:00 0/ or next;
+        sysseek $mem, hex $start, 0;
+        my $magic;
+        return ($mem, hex $start) if sysread($mem, $magic, 8) && $magic eq "AIOR\r\n\x1a\n";
+    }
+    return;
+}
+
+sub peek { my ($mem, $at, $bytes) = @_; my $was; sysseek $mem, $at, 0; sysread $mem, $was, $bytes; return $was }
+sub poke { my ($mem, $at, $bytes) = @_; sysseek $mem, $at, 0; return syswrite $mem, $bytes }
+
+{
+    my $family = quiet_worker();
+    my $pid = $family->{pid};
+    does('stage: to be written over', 'stage', $pid);
+    my ($mem, $capsule) = capsule_of($pid);
+    my ($threads, $count, $stride) = unpack 'V3', peek($mem, $capsule + 64, 12);
+    my $last = $capsule + $threads + ($count - 1) * $stride;
+    my @damages = (
+        [ 'a thread with too many registers', $last + 72, pack('V', 3), $last + 88, pack('V', 0xffffffff) ],
+        [ 'a thread with none', $last + 88, pack('V', 0) ],
+        [ 'threads outside of it', $capsule + 64, pack('V', 0x7ffffff8) ],
+        [ 'too many threads', $capsule + 68, pack('V', 0x1000000) ],
+        [ 'threads outside of it, prepared', $capsule + 24, pack('V', 1), $capsule + 64, pack('V', 0x7ffffff8) ],
+    );
+    for my $damage (@damages) {
+        my ($name, %bytes) = @$damage;
+        my %right = map { $_ => peek($mem, $_, length $bytes{$_}) } keys %bytes;
+        poke($mem, $_, $bytes{$_}) for keys %bytes;
+        my $result = run_tool('restore', $pid);
+        ok($result->{status} =~ /^[13]$/ && $result->{err} =~ /capsule .* is damaged/, "$name: refused") or diag explain $result;
+        is_parked($pid, '... it is parked still');
+        poke($mem, $_, $right{$_}) for keys %right;
+    }
+    does('restore: once it is right again', 'restore', $pid);
+    goes_on($family, '... it goes on');
+    ends_well($family, '... and ends well');
+}
+
 done_testing;
