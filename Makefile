@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 #
 #   make            blobs, library, command-line tool, into build/
+#   make plugin     the CRIU plugin, or what it takes (a part of `make`, where CRIU's header is)
 #   make blobs      the blobs of every architecture whose cross compiler is there
 #   make check      installs what the tests need, builds, runs them all (SAN=1: host side under ASan and UBSan)
 #   make check-qemu a part of it: Debian's kernels under QEMU (KERNELS='6.1 6.12' ARCHES=aarch64: some of them)
+#   make check-criu a part of it: checkpoints made by CRIU, with the plugin and without
 #   make demo       the whole thing, shown
+#   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
+#   make soak-qemu  fio in the same way, in an emulated aarch64 machine
 #   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench*.json too
 #   make format     lays the sources out
 #   make clean
@@ -20,11 +24,14 @@ endif
 BUILD := $(if $(SAN),build/san,build)
 Q := $(if $(V),,@)
 
+# Where criu/criu-plugin.h may be, besides where the compiler looks: `make check` fetches one.
+CRIU_INCLUDE ?= $(BUILD)/criu/include
+
 WARN := -Wall -Wextra -Werror
 CFLAGS ?= -O2 -g
 SANITIZERS := -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SANITIZERS))
-CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Ipie -Iarch -Iloader -I$(BUILD)
+CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Ipie -Iarch -Iloader -I$(BUILD) $(addprefix -idirafter ,$(CRIU_INCLUDE))
 CFLAGS_COMMON := -std=gnu11 $(CFLAGS) $(WARN)
 
 BLOB_CFLAGS := -std=gnu11 -Oz $(WARN) -ffreestanding -fno-builtin -fpie -fvisibility=hidden \
@@ -55,14 +62,19 @@ OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
-	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c)
-CLI_SRCS := $(addprefix loader/,main.c core.c show.c)
+	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c)
+IMAGE_SRCS := $(addprefix loader/,images.c core.c criu.c file.c)
+CLI_SRCS := loader/main.c loader/show.c $(IMAGE_SRCS)
 
-.PHONY: all blobs blobs-said tests check check-qemu run-tests demo bench format clean
+# The CRIU plugin, where CRIU's header is.
+CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
+PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
+
+.PHONY: all blobs blobs-said plugin tests check check-qemu check-criu criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
-all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so blobs
+all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so $(PLUGIN) blobs
 	@:
 
 blobs: $(BLOBS) blobs-said
@@ -107,6 +119,11 @@ FORCE:
 
 # ---- the host side ----
 
+# What criu.proto says, as C.
+$(BUILD)/criu.pb-c.c $(BUILD)/criu.pb-c.h &: loader/criu.proto
+	$(Q)mkdir -p $(@D)
+	$(Q)protoc-c --proto_path=loader --c_out=$(BUILD) $<
+
 # $(1) its architecture, $(2) the folder, $(3) the compiler, $(4) flags, $(5) what is linked with it
 define host_rules
 $(2)_objs := $(LIB_SRCS:%.c=$(2)/%.o) $(patsubst %.c,$(2)/%.o,$($(1).srcs))
@@ -121,13 +138,25 @@ $(2)/loader/self.o: $(BUILD)/blob-stage-$(1).bin $(BUILD)/blob-restore-$(1).bin
 $(2)/libaio-restorer.a: $$($(2)_objs)
 	$$(Q)rm -f $$@ && ar rcD $$@ $$^
 
-$(2)/aio-restorer: $(CLI_SRCS:%.c=$(2)/%.o) $(2)/libaio-restorer.a
+$(2)/loader/criu.o: $(BUILD)/criu.pb-c.h
+$(2)/criu.pb-c.o: $(BUILD)/criu.pb-c.c
+	$$(Q)mkdir -p $$(@D)
+	$$(Q)$(3) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(4) -fPIC -c -o $$@ $$<
+
+$(2)/aio-restorer: $(CLI_SRCS:%.c=$(2)/%.o) $(2)/criu.pb-c.o $(2)/libaio-restorer.a
 	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$^ $(5)
+
+$(2)/aio_restorer.so: $(2)/loader/criu-plugin.o $(2)/libaio-restorer.a
+	$$(Q)$(3) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
 endef
-$(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),-lelf))
+$(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),-lelf -lprotobuf-c))
 
 $(BUILD)/libaio-restorer.so: $($(BUILD)_objs)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libaio-restorer.so.0 -o $@ $^
+
+# (Nobody who has no CRIU is bothered with it.)
+plugin: $(PLUGIN)
+	@$(if $(PLUGIN),:,echo 'no CRIU plugin: missing criu/criu-plugin.h (libcriu-dev of Debian sid; make check fetches it)' >&2)
 
 # ---- tests ----
 
@@ -141,7 +170,7 @@ export BUILD CC
 tests: all $(C_TESTS) $(CLI_FIXTURES) $(addprefix $(BUILD)/tests/,demo bench bench-live)
 	@:
 
-# The kernels that `make check-qemu` boots: all that tests/qemu/fetch.sh knows, or a part of them.
+# The kernels that `make check-qemu` boots: all that tests/fetch.sh knows, or a part of them.
 KERNELS :=
 ARCHES :=
 
@@ -151,19 +180,45 @@ JOBS = $(if $(findstring j,$(firstword -$(MAKEFLAGS))),,-j$(shell nproc))
 # What is installed, or fetched, decides what can be built: so each step is a make of its own. Boots run
 # beside each other; all else watches fs.aio-nr, which is the whole system's.
 check: setup-check
-	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs tests
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)$(MAKE) --no-print-directory $(JOBS) guests
 	$(Q)$(MAKE) --no-print-directory run-tests
 
 check-qemu: setup-check
 	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs all
 	$(Q)$(MAKE) --no-print-directory $(JOBS) guests
-	$(Q)boots=$$(tests/qemu/fetch.sh list "$(KERNELS)" "$(ARCHES)") && \
+	$(Q)boots=$$(tests/fetch.sh list "$(KERNELS)" "$(ARCHES)") && \
 		tests/harness.pl -j 2 $$(echo "$$boots" | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
+
+check-criu: setup-check
+	$(Q)$(MAKE) --no-print-directory criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
+	$(Q)tests/harness.pl $(CRIU_TESTS)
+
+# CRIU as Debian's newest release has it, with the header for plugins, leads to a cache like the guests' libraries.
+criu:
+	$(Q)mkdir -p $(BUILD)
+	$(Q)if root=$$(tests/fetch.sh criu $(HOST_ARCH) 2>$(BUILD)/criu.missing); then \
+		ln -sfn "$$root" $(BUILD)/criu; rm -f $(BUILD)/criu.missing; fi
 
 run-tests:
 	$(Q)tests/harness.pl $(C_TESTS) $(LOCAL_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS) \
-		-j 2 $$(tests/qemu/fetch.sh list | sed 's/\(.*\) \(.*\)/qemu:\1:\2/')
+		-j 2 $$(tests/fetch.sh list | sed 's/\(.*\) \(.*\)/qemu:\1:\2/') 'tests/qemu/boot.pl 6.1 aarch64 soak fio' 'tests/qemu/boot.pl 6.1 aarch64 soak criu' 'tests/qemu/boot.pl 6.1 x86_64 soak criu'
+
+# Of each form of each program; of those that tests/soak/ knows.
+ROUNDS := 100
+PROGRAMS :=
+
+soak: setup-check
+	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
+	$(Q)ROUNDS='$(ROUNDS)' PROGRAMS='$(PROGRAMS)' tests/soak.t
+
+# The same in a guest, for those programs that its system has.
+soak-qemu: setup-check
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs all
+	$(Q)$(MAKE) --no-print-directory $(JOBS) $(addprefix $(BUILD)/guest/aarch64/,init aio-restorer worker leaver)
+	$(Q)ROUNDS='$(ROUNDS)' tests/qemu/boot.pl 6.1 aarch64 soak $(or $(PROGRAMS),fio)
 
 $(BUILD)/tests/demo: tests/demo.c Makefile
 	$(Q)mkdir -p $(@D)

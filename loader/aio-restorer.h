@@ -82,8 +82,6 @@ struct aior_image {
 	size_t inherited_count; /* rings that aior_snapshot() has left out */
 	size_t thread_count;
 	struct aior_thread *threads;
-	void *file; /* the mapping of the image file that `content` points into; NULL: none */
-	size_t file_len;
 };
 
 /*
@@ -214,12 +212,18 @@ AIOR_PUBLIC void aior_report_free(struct aior_report *report);
  * stay for that: another one can restore it, later or elsewhere.
  */
 
+struct aior_samples;
+
 struct aior_options {
 	/* How long to wait for requests in flight, in milliseconds; negative: without end. */
 	int timeout_ms;
 	/* If this becomes non-zero (in a signal's handler, say), give up as soon as nothing is lost by
 	 * it; may be NULL. */
 	const volatile int *cancel;
+	/* aior_stage_traced(): its threads are parked, too. */
+	int parks;
+	/* aior_stage_traced(): from aior_sample(), or NULL. */
+	const struct aior_samples *samples;
 };
 
 /* What has become of one process. Times are in nanoseconds. */
@@ -271,14 +275,29 @@ AIOR_PUBLIC void aior_outcome_free(struct aior_outcome *outcome);
 
 /*
  * The same for a tool that has stopped all threads of the process itself: each is in a ptrace-stop
- * of the calling thread, and stays in one; nobody is parked. One of the threads runs what is to
- * be run, and has its registers and its signal mask back afterwards. `ptrace_options` are those that
- * the tool has set (PTRACE_SETOPTIONS), which are put back.
+ * of the calling thread, and stays in one. One of the threads runs what is to be run.
+ * `ptrace_options` are those that the tool has set (PTRACE_SETOPTIONS), which are put back.
+ *
+ * Nobody is parked: all threads have their registers and their signal masks back afterwards, and the
+ * tool must not let them go before their rings are restored. With options->parks they are parked, in
+ * the registers and masks that they have then: let go, or dumped and brought back elsewhere, they sleep, and
+ * aior_restore() or aior_restore_traced() makes them go on. The latter takes both kinds.
  */
 AIOR_PUBLIC int aior_stage_traced(pid_t pid, unsigned long ptrace_options,
     const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);
 AIOR_PUBLIC int aior_restore_traced(pid_t pid, unsigned long ptrace_options,
     const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);
+
+/*
+ * For such a tool, right before it stops the threads of a process. Waits until none of them is in
+ * io_submit, where a stop would end requests with EINTR; and adds to `*samples`, which is NULL before the
+ * first process, the system calls that they are in: on aarch64 and riscv64 nobody knows the first argument
+ * of a wait that a stop has ended, and without it that wait ends with EINTR. (On x86 `*samples` stays NULL.)
+ * A process without rings is passed over. Fails with ESRCH (no such process), ETIMEDOUT (a thread
+ * does not come out of io_submit in ten seconds), ENOMEM. Free with aior_samples_free(), which takes NULL.
+ */
+AIOR_PUBLIC int aior_sample(pid_t pid, struct aior_samples **samples, struct aior_error *error);
+AIOR_PUBLIC void aior_samples_free(struct aior_samples *samples);
 
 #ifdef __cplusplus
 }

@@ -75,7 +75,6 @@ static int check_state(const struct aior_capsule *capsule, struct aior_error *er
 static int check_home(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error)
 {
 	const struct aior_table *table = &capsule->table;
-	uint32_t page_size = (uint32_t)sysconf(_SC_PAGESIZE);
 	unsigned long long addr = capsule->addr;
 
 	if (!aior_arch_name(table->arch))
@@ -87,11 +86,11 @@ static int check_home(const struct aior_capsule *capsule, uint32_t arch, struct 
 		    addr, aior_arch_name(table->arch), aior_arch_text(arch));
 	if (table->page_size < 4096 || table->page_size & (table->page_size - 1))
 		return damaged(capsule, error, "no host has pages of the size that it says");
-	if (table->page_size != page_size)
+	if (capsule->page_size && table->page_size != capsule->page_size)
 		return aior_refuse(error,
 		    "the capsule at 0x%llx comes from a host with pages of %u bytes, and this one "
 		    "has pages of %u",
-		    addr, table->page_size, page_size);
+		    addr, table->page_size, capsule->page_size);
 	return 0;
 }
 
@@ -214,7 +213,8 @@ static int check_ring_record(const struct aior_capsule *capsule,
 		how = "its address is none that a ring can have";
 	else if (ring->len % page_size || ring->len < page_size || ring->len > AIO_RING_MAX_LEN)
 		how = "its length is none that a ring can have";
-	else if (last < ring->addr || (uintptr_t)last != last)
+	else if (last < ring->addr ||
+		 (capsule->table.arch == aior_host_arch() && (uintptr_t)last != last))
 		how = "it does not end where a process's memory does";
 	else if (ring->addr < end)
 		how = "it begins before the ring before it ends";
@@ -466,6 +466,7 @@ static struct aior_capsule capsule_at(const struct candidate *candidate)
 	    .addr = candidate->addr,
 	    .room = candidate->end - candidate->addr,
 	    .prot = candidate->prot,
+	    .page_size = (uint32_t)sysconf(_SC_PAGESIZE),
 	};
 }
 

@@ -104,6 +104,7 @@ static void settle(struct aior_tracee *thread, const struct aior_calls *calls)
 	if (!aior_is_one_of(nr, calls->keeps_time, calls->keeps_time_count) || !is_at_call(thread))
 		return;
 	thread->call = nr;
+	thread->has_moved = 1;
 	aior_set_mask(thread->tid, ~0ull);
 	if (!go_to_call(thread) && !aior_get_regs(thread->tid, &at_call, &len)) {
 		arch_set_call_number(&thread->regs, len, arch_call_number(&at_call, len));
@@ -220,6 +221,18 @@ static int capture(struct aior_tracee *thread, const struct aior_calls *calls)
 	return 0;
 }
 
+/* What makes a thread take a signal is its tracer's, who would have it run the handler where we want it to sleep. */
+static int is_in_signal_stop(pid_t tid)
+{
+	siginfo_t info;
+
+	/* Of a group-stop there is none; an event is behind the low byte; a signal of kill(2) has a code below 0. */
+	if (ptrace(PTRACE_GETSIGINFO, tid, 0, &info) || info.si_code >> 8 > 0)
+		return 0;
+	/* At a system call: ptrace(2), PTRACE_O_TRACESYSGOOD. */
+	return info.si_signo != SIGTRAP || (info.si_code & ~0x80) != SIGTRAP;
+}
+
 int aior_capture(
     struct aior_stopped *stopped, const struct aior_process *process, struct aior_error *error)
 {
@@ -228,6 +241,11 @@ int aior_capture(
 
 		if (!thread->is_stopped)
 			continue;
+		if (stopped->is_adopted && is_in_signal_stop(thread->tid))
+			return aior_fail(error, EBUSY, "stop",
+			    "thread %d of process %d is about to take a signal, which its tracer "
+			    "has to give it first",
+			    (int)thread->tid, (int)process->pid);
 		if (arch_has_shadow_stack(thread->tid))
 			return aior_fail(error, ENOTSUP, "stop",
 			    "thread %d of process %d has a shadow stack, which cannot be carried: "
@@ -241,9 +259,16 @@ int aior_capture(
 	return 0;
 }
 
+struct adoption {
+	struct aior_stopped *stopped;
+	const struct aior_samples *samples;
+};
+
 static int adopt_task(pid_t tid, void *data)
 {
-	struct aior_stopped *stopped = data;
+	const struct adoption *adoption = data;
+	struct aior_stopped *stopped = adoption->stopped;
+	unsigned long options = stopped->options | PTRACE_O_TRACESYSGOOD;
 	struct aior_tracee *thread;
 
 	if (aior_task_has_exited(tid) || aior_is_worker(tid))
@@ -254,24 +279,43 @@ static int adopt_task(pid_t tid, void *data)
 		return -1;
 	thread->is_stopped = 1;
 	thread->call = -1;
+	thread->sample = aior_find_sample(adoption->samples, tid);
 	thread->has_filter = aior_status_number(tid, "\nSeccomp:") != 0;
 	stopped->has_filter |= thread->has_filter;
+	if (thread->has_filter)
+		options |= PTRACE_O_SUSPEND_SECCOMP;
 	aior_mend_wait(thread, stopped->calls);
-	return 0;
+	return ptrace(PTRACE_SETOPTIONS, tid, 0, options) ? -1 : 0;
+}
+
+static void give_options_back(const struct aior_stopped *stopped)
+{
+	for (size_t i = 0; i < stopped->count; i++)
+		ptrace(PTRACE_SETOPTIONS, stopped->threads[i].tid, 0, stopped->options);
+}
+
+static void free_stopped(struct aior_stopped *stopped)
+{
+	free(stopped->threads);
+	free(stopped);
 }
 
 int aior_adopt_stopped(const struct aior_process *process, const struct aior_calls *calls,
-    struct aior_stopped **stopped, struct aior_error *error)
+    unsigned long options, const struct aior_samples *samples, struct aior_stopped **stopped,
+    struct aior_error *error)
 {
 	struct aior_stopped *own = calloc(1, sizeof(*own));
+	struct adoption adoption = {own, samples};
 
 	if (!own)
 		return aior_fail(error, ENOMEM, "stop", "out of memory");
 	own->calls = calls;
+	own->is_adopted = 1;
+	own->options = options;
 	own->stopped_at = aior_now(CLOCK_MONOTONIC);
-	if (aior_each_task(process->pid, adopt_task, own) || !own->count) {
-		free(own->threads);
-		free(own);
+	if (aior_each_task(process->pid, adopt_task, &adoption) || !own->count) {
+		give_options_back(own);
+		free_stopped(own);
 		return aior_fail(error, ESRCH, "stop",
 		    "not every thread of process %d is in a ptrace-stop of the calling thread",
 		    (int)process->pid);
@@ -284,10 +328,8 @@ struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped)
 {
 	for (size_t i = 0; i < stopped->count; i++) {
 		struct aior_tracee *thread = &stopped->threads[i];
-		siginfo_t info;
 
-		if (thread->is_stopped &&
-		    (ptrace(PTRACE_GETSIGINFO, thread->tid, 0, &info) || info.si_code >> 8))
+		if (thread->is_stopped && !is_in_signal_stop(thread->tid))
 			return thread;
 	}
 	return &stopped->threads[0];
@@ -304,14 +346,19 @@ void aior_leave_call(const struct aior_tracee *thread)
 		aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS);
 }
 
-void aior_return_stopped(struct aior_stopped *stopped, const struct aior_tracee *injected)
+void aior_keep_parked(struct aior_stopped *stopped)
 {
-	if (injected)
-		aior_leave_call(injected);
-	for (size_t i = 0; i < stopped->count; i++)
-		aior_put_back(&stopped->threads[i]);
-	free(stopped->threads);
-	free(stopped);
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+
+		if (!thread->has_moved ||
+		    aior_get_regs(thread->tid, &thread->regs, &thread->regs_len))
+			continue;
+		aior_leave_call(thread);
+		aior_set_regs(thread->tid, &thread->regs, thread->regs_len);
+	}
+	give_options_back(stopped);
+	free_stopped(stopped);
 }
 
 void aior_put_back(const struct aior_tracee *thread)
@@ -336,8 +383,25 @@ static void meet_signal_in_call(const struct aior_tracee *thread)
 	aior_set_mask(thread->tid, thread->mask);
 }
 
+static void return_stopped(struct aior_stopped *stopped)
+{
+	for (size_t i = 0; i < stopped->count; i++) {
+		if (stopped->threads[i].has_moved)
+			aior_leave_call(&stopped->threads[i]);
+		aior_put_back(&stopped->threads[i]);
+		if (stopped->threads[i].is_captured)
+			meet_signal_in_call(&stopped->threads[i]);
+	}
+	give_options_back(stopped);
+	free_stopped(stopped);
+}
+
 void aior_release(struct aior_stopped *stopped)
 {
+	if (stopped->is_adopted) {
+		return_stopped(stopped);
+		return;
+	}
 	for (size_t i = 0; i < stopped->count; i++) {
 		struct aior_tracee *thread = &stopped->threads[i];
 

@@ -7,14 +7,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gelf.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core.h"
+#include "file.h"
 #include "internal.h"
 #include "names.h"
 
@@ -38,7 +36,8 @@ struct notes {
 };
 
 struct core {
-	const char *path; /* for messages: see show_path() */
+	struct aior_memory memory;
+	const char *path; /* for messages: see file_name() */
 	Elf *elf;
 	GElf_Ehdr header;
 	const unsigned char *data; /* the whole file */
@@ -46,73 +45,17 @@ struct core {
 	struct segment *segments; /* PT_LOAD, in order of address */
 	size_t segment_count;
 	struct notes notes;
-	uint64_t claimed; /* bytes of rings so far */
-	uint64_t noted;   /* bytes of notes so far */
+	uint64_t noted; /* bytes of notes so far */
 	struct aior_image *image;
 	struct aior_error *error;
 };
 
-#define bad(core, ...) bad_file((core)->error, (core)->path, __VA_ARGS__)
-
-static int __attribute__((format(printf, 3, 4)))
-bad_file(struct aior_error *error, const char *path, const char *format, ...)
-{
-	char text[512];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
-	return aior_fail(error, EINVAL, "image", "%s: %s", path, text);
-}
-
-/* A file's name may hold any byte, and be long: a message must stay a line, and say what is wrong. */
-static const char *show_path(char *text, size_t size, const char *path)
-{
-	size_t len = strlen(path);
-
-	snprintf(text, size, "%s%s", len < size ? "" : "...",
-	    len < size ? path : path + len - (size - sizeof("...")));
-	for (char *at = text; *at; at++)
-		if ((unsigned char)*at < ' ' || *at == 0x7f)
-			*at = '?';
-	return text;
-}
-
-static int open_file(struct core *core, const char *path)
-{
-	struct stat status;
-	void *data;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-
-	if (fd < 0 || fstat(fd, &status)) {
-		int err = errno;
-
-		if (fd >= 0)
-			close(fd);
-		return aior_fail(core->error, err, "image", "%s: %s", core->path, strerror(err));
-	}
-	if (!S_ISREG(status.st_mode) || !status.st_size) {
-		close(fd);
-		return bad(core, "%s",
-		    S_ISDIR(status.st_mode)   ? "a folder; CRIU image folders cannot be read yet"
-		    : S_ISREG(status.st_mode) ? "an empty file"
-					      : "not a regular file");
-	}
-	data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	close(fd);
-	if (data == MAP_FAILED)
-		return aior_fail(core->error, errno, "image", "%s: cannot be mapped: %s",
-		    core->path, strerror(errno));
-	core->data = core->image->file = data;
-	core->size = core->image->file_len = (size_t)status.st_size;
-	return 0;
-}
+#define bad(core, ...) aior_fail_image((core)->error, (core)->path, __VA_ARGS__)
 
 static int open_elf(struct core *core)
 {
 	elf_version(EV_CURRENT);
-	core->elf = elf_memory((char *)core->image->file, core->size);
+	core->elf = elf_memory((char *)(uintptr_t)core->data, core->size);
 	if (!core->elf)
 		return bad(core, "cannot be read as an ELF file: %s", elf_errmsg(-1));
 	if (elf_kind(core->elf) != ELF_K_ELF || !gelf_getehdr(core->elf, &core->header))
@@ -153,7 +96,8 @@ static int read_segments(struct core *core)
 		return bad(core, "says that it has %zu program headers", count);
 	core->segments = calloc(count + 1, sizeof(*core->segments));
 	if (!core->segments)
-		return aior_fail(core->error, ENOMEM, "image", "out of memory");
+		return aior_fail(
+		    core->error, ENOMEM, "image", "there is no memory for its segments");
 	for (size_t i = 0; i < count; i++) {
 		struct segment *segment = &core->segments[core->segment_count];
 		GElf_Phdr phdr;
@@ -284,40 +228,24 @@ static const unsigned char *content_of(const struct core *core, uint64_t addr, u
 	return content;
 }
 
-/* A ring at [addr, addr + len): its content must be in the file, and be a sound ring's. */
+static int copy_of(struct aior_memory *memory, void *to, uint64_t addr, uint64_t len)
+{
+	const unsigned char *content = content_of((const struct core *)memory, addr, len);
+
+	if (content) {
+		memcpy(to, content, (size_t)len);
+		return 0;
+	}
+	snprintf(memory->why, sizeof(memory->why),
+	    "%s does not hold its memory: before the core is made, write 0x7f to "
+	    "/proc/PID/coredump_filter",
+	    memory->name);
+	return -1;
+}
+
 static int add_ring(struct core *core, uint64_t addr, uint64_t len, uint32_t prot)
 {
-	const unsigned char *content = content_of(core, addr, len);
-	struct aior_error *error = core->error;
-	struct aior_ring *ring;
-	struct aio_ring header;
-	uint32_t page = core->image->page_size;
-
-	if (!content)
-		return aior_fail_ring(error, EINVAL, "image", addr,
-		    "%s does not hold its memory: before the core is made, write 0x7f to "
-		    "/proc/PID/coredump_filter",
-		    core->path);
-	if (addr % page || len % page || len < sizeof(header))
-		return aior_fail_ring(error, EINVAL, "image", addr,
-		    "%s: it is not made of whole pages of %u bytes", core->path, page);
-	core->claimed += len;
-	if (core->claimed > core->size)
-		return bad(core, "its rings are said to be larger than the file");
-	ring = aior_add_ring(core->image);
-	if (!ring)
-		return aior_fail(error, ENOMEM, "image", "out of memory");
-	ring->addr = addr;
-	ring->len = len;
-	ring->prot = prot;
-	ring->state = AIOR_LIVE;
-	ring->content = (unsigned char *)(uintptr_t)content;
-	memcpy(&header, content, sizeof(header));
-	aior_take_header(ring, &header);
-	if (ring->damage)
-		return aior_fail_ring(
-		    error, EINVAL, "image", addr, "%s: %s", core->path, ring->damage);
-	return 0;
+	return aior_read_ring(&core->memory, addr, len, prot, AIOR_LIVE, core->error);
 }
 
 static uint32_t prot_of(uint32_t flags)
@@ -443,6 +371,21 @@ static int find_rings(struct core *core)
 	return 0;
 }
 
+/* The process may be a staged one: then its capsule is where a segment begins. */
+static int find_staged(struct core *core)
+{
+	struct aior_capsule capsule = {.addr = 0};
+
+	for (size_t i = 0; i < core->segment_count; i++) {
+		const struct segment *segment = &core->segments[i];
+
+		if (aior_read_capsule_at(&core->memory, segment->addr, segment->in_file,
+			prot_of(segment->flags), &capsule, core->error))
+			return -1;
+	}
+	return 0;
+}
+
 static int read_rings(struct core *core)
 {
 	core->image->pid = core->notes.pid;
@@ -450,24 +393,31 @@ static int read_rings(struct core *core)
 	if (core->notes.table_at)
 		return read_table(core);
 	if (core->notes.files)
-		return read_files(core);
-	return find_rings(core);
+		return read_files(core) || find_staged(core) ? -1 : 0;
+	if (find_staged(core))
+		return -1;
+	return core->image->ring_count ? 0 : find_rings(core);
 }
 
 int core_read(const char *path, struct aior_image *image, struct aior_error *error)
 {
-	char text[256];
+	char name[FILE_NAME];
+	struct file file;
 	struct core core = {
-	    .path = show_path(text, sizeof(text), path),
+	    .memory = {.image = image, .name = file_name(name, path), .copy = copy_of},
+	    .path = name,
 	    .image = image,
 	    .error = error,
 	};
 	int ret;
 
 	memset(image, 0, sizeof(*image));
-	ret = open_file(&core, path);
-	if (!ret)
-		ret = open_elf(&core);
+	if (file_map(AT_FDCWD, path, 0, name, &file, error))
+		return -1;
+	core.data = file.data;
+	core.size = file.size;
+	core.memory.held = file.size < AIOR_MOST_RING_BYTES ? file.size : AIOR_MOST_RING_BYTES;
+	ret = file.size ? open_elf(&core) : bad(&core, "an empty file");
 	if (!ret)
 		ret = read_segments(&core);
 	if (!ret)
@@ -476,6 +426,7 @@ int core_read(const char *path, struct aior_image *image, struct aior_error *err
 		ret = aior_sort_rings(image, error);
 	elf_end(core.elf);
 	free(core.segments);
+	file_unmap(&file);
 	if (ret)
 		aior_image_free(image);
 	return ret;

@@ -47,6 +47,17 @@ int aior_fail_ring(
 	return -1;
 }
 
+int aior_fail_image(struct aior_error *error, const char *file, const char *format, ...)
+{
+	char text[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	return aior_fail(error, EINVAL, "image", "%s: %s", file, text);
+}
+
 int aior_refuse(struct aior_error *error, const char *format, ...)
 {
 	size_t used;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <linux/aio_abi.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -8,8 +8,8 @@
 
 #include "fence.h"
 
-#define NS_PER_MS 1000000l
-#define MOST_MS 100
+#define MOST_S 10
+#define FEW_CPUS 16 /* so many take a millisecond */
 
 void aior_fence_open(struct aior_fence *fence)
 {
@@ -27,7 +27,7 @@ static int fsync_here(const struct aior_fence *fence)
 {
 	struct iocb iocb = {.aio_lio_opcode = IOCB_CMD_FSYNC, .aio_fildes = (uint32_t)fence->file};
 	struct iocb *iocbs[1] = {&iocb};
-	struct timespec time = {.tv_nsec = MOST_MS * NS_PER_MS};
+	struct timespec time = {.tv_sec = MOST_S};
 	struct io_event event;
 
 	if (syscall(__NR_io_submit, fence->ctx, 1l, iocbs) != 1)
@@ -35,25 +35,40 @@ static int fsync_here(const struct aior_fence *fence)
 	return syscall(__NR_io_getevents, fence->ctx, 1l, 1l, &event, &time) == 1 ? 0 : -1;
 }
 
-void aior_fence_wait(const struct aior_fence *fence, const struct aior_stopped *stopped)
+void aior_fence_add(struct aior_fence *fence, const struct aior_stopped *stopped)
 {
-	cpu_set_t mine, done, one;
-
-	if (!fence->ctx || sched_getaffinity(0, sizeof(mine), &mine))
-		return;
-	CPU_ZERO(&done);
 	for (size_t i = 0; i < stopped->count; i++) {
 		int cpu = aior_last_cpu(stopped->threads[i].tid);
 
-		if (cpu < 0 || cpu >= CPU_SETSIZE || CPU_ISSET(cpu, &done))
+		if (cpu >= 0 && cpu < CPU_SETSIZE)
+			CPU_SET(cpu, &fence->cpus);
+	}
+}
+
+int aior_fence_wait(const struct aior_fence *fence, struct aior_error *error)
+{
+	cpu_set_t ours, cpus = fence->cpus, one;
+	int is_late = 0;
+
+	if (!fence->ctx || sched_getaffinity(0, sizeof(ours), &ours))
+		return 0;
+	if (CPU_COUNT(&ours) <= FEW_CPUS)
+		CPU_OR(&cpus, &cpus, &ours);
+	for (int cpu = 0; cpu < CPU_SETSIZE && !is_late; cpu++) {
+		if (!CPU_ISSET(cpu, &cpus))
 			continue;
-		CPU_SET(cpu, &done);
 		CPU_ZERO(&one);
 		CPU_SET(cpu, &one);
-		if (!sched_setaffinity(0, sizeof(one), &one) && fsync_here(fence))
-			break;
+		is_late = !sched_setaffinity(0, sizeof(one), &one) && fsync_here(fence);
 	}
-	sched_setaffinity(0, sizeof(mine), &mine);
+	sched_setaffinity(0, sizeof(ours), &ours);
+	if (!is_late)
+		return 0;
+	return aior_fail(error, ETIMEDOUT, "stop",
+	    "the kernel's workers have not run for %d seconds, and may have an event yet: try "
+	    "again "
+	    "when a real-time program, or whatever keeps a CPU from them, has less to do",
+	    MOST_S);
 }
 
 void aior_fence_close(struct aior_fence *fence)

@@ -78,8 +78,7 @@ static int check_ring(
 	return 0;
 }
 
-/* Whether programs of that architecture run here, and this build has what it takes. */
-static int check_arch(uint32_t arch, struct aior_error *error)
+int aior_check_arch(uint32_t arch, struct aior_error *error)
 {
 	const char *host = aior_arch_name(aior_host_arch());
 
@@ -152,16 +151,25 @@ int aior_end_check(struct aior_host_check *check)
 	return check->refused ? -1 : 0;
 }
 
-int aior_check_host(const struct aior_image *image, struct aior_error *error)
+int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error)
 {
 	struct aior_host_check check;
-	int is_own = image->arch == aior_host_arch();
 
 	if (error)
 		memset(error, 0, sizeof(*error));
-	if (check_arch(image->arch, error) || aior_begin_check(&check, error))
+	for (size_t i = 0; i < count; i++)
+		if (aior_check_arch(images[i].arch, error))
+			return -1;
+	if (aior_begin_check(&check, error))
 		return -1;
-	for (size_t i = 0; i < image->ring_count; i++)
-		aior_check_ring(&check, &image->rings[i], is_own);
+	for (size_t i = 0; i < count; i++)
+		for (size_t k = 0; k < images[i].ring_count; k++)
+			aior_check_ring(
+			    &check, &images[i].rings[k], images[i].arch == aior_host_arch());
 	return aior_end_check(&check);
+}
+
+int aior_check_host(const struct aior_image *image, struct aior_error *error)
+{
+	return aior_check_images(image, 1, error);
 }

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "internal.h"
 
@@ -117,14 +116,11 @@ struct aior_event aior_event(const struct aior_ring *ring, uint32_t i)
 void aior_image_free(struct aior_image *image)
 {
 	for (size_t i = 0; i < image->ring_count; i++) {
-		if (!image->file)
-			free(image->rings[i].content);
+		free(image->rings[i].content);
 		free(image->rings[i].events);
 	}
 	for (size_t i = 0; i < image->thread_count; i++)
 		free(image->threads[i].regs);
-	if (image->file)
-		munmap(image->file, image->file_len);
 	free(image->rings);
 	free(image->threads);
 	memset(image, 0, sizeof(*image));

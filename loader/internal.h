@@ -24,6 +24,9 @@ int aior_fail_ring(struct aior_error *error, int err, const char *step, uint64_t
  */
 int aior_refuse(struct aior_error *error, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* The same about an image: EINVAL, and "FILE: " before the message. */
+int aior_fail_image(struct aior_error *error, const char *file, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* The word for an AIOR_STEP_…, and what to do about a failure in it. */
 const char *aior_step_name(uint32_t step);
 const char *aior_step_advice(uint32_t step, int err);
@@ -56,6 +59,8 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 int aior_not_allowed(const struct aior_process *process, int err, struct aior_error *error);
 /* Whether a thread has exited, though it may still be listed. */
 int aior_task_has_exited(pid_t task);
+/* Whether a signal has stopped it, which shows as a trap when it is traced: it is on its way back to its program. */
+int aior_task_is_stopped(pid_t task);
 /* Its mappings; freed with free(). */
 int aior_mappings(const struct aior_process *process, struct aior_mapping **mappings, size_t *count,
     struct aior_error *error);
@@ -105,11 +110,15 @@ struct aior_host_check {
 	size_t refused;
 };
 
+/* Whether programs of that architecture run here, and this build has what it takes; is_refused: they do not. */
+int aior_check_arch(uint32_t arch, struct aior_error *error);
 int aior_begin_check(struct aior_host_check *check, struct aior_error *error);
 /* `may_lie_nowhere`: its address may be one that no process of this host can have. */
 void aior_check_ring(
     struct aior_host_check *check, const struct aior_ring *ring, int may_lie_nowhere);
 int aior_end_check(struct aior_host_check *check);
+/* aior_check_host(), of several at once. */
+int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error);
 
 /* report.c */
 
@@ -171,6 +180,8 @@ void aior_each_relative(const struct aior_process *process, const struct aior_ma
     size_t count,
     void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data),
     void *data);
+/* Whether it maps one, its own or a relative's. */
+int aior_has_rings(const struct aior_process *process);
 /* Whether the mapping behind this one goes on with the same ring. */
 int aior_ring_continues(const struct aior_mapping *mapping);
 
@@ -179,8 +190,9 @@ int aior_ring_continues(const struct aior_mapping *mapping);
 /* A capsule, and the table that heads it. */
 struct aior_capsule {
 	uint64_t addr;
-	uint64_t room; /* from there to the end of its mapping */
-	uint32_t prot; /* of the mapping */
+	uint64_t room;      /* from there to the end of its mapping */
+	uint32_t prot;      /* of the mapping */
+	uint32_t page_size; /* where it lies; 0: not known */
 	struct aior_table table;
 };
 
@@ -234,6 +246,36 @@ int aior_check_staged(
     pid_t tid, const struct aior_table *table, const void *bytes, struct aior_error *error);
 /* What a stage, or a restore that has failed, has written there, the restore blob wants to be 0. */
 void aior_reset_records(const struct aior_table *table, void *bytes);
+
+/* memory.c */
+
+/* More than the rings of any process have; a file with holes may well say, and hold, more. */
+#define AIOR_MOST_RING_BYTES (1ull << 30)
+
+/* The memory of a process, running or saved, that rings are read from. */
+struct aior_memory {
+	struct aior_image *image; /* that they are added to */
+	const char *name;         /* what it is, for messages */
+	uint64_t held;            /* no more bytes than these can be rings */
+	uint64_t claimed;         /* bytes of rings, and of a capsule, so far */
+	int takes_damaged;
+	/* Copies [addr, addr + len) of it; -1, and `why` is a sentence about why it cannot be had. */
+	int (*copy)(struct aior_memory *memory, void *to, uint64_t addr, uint64_t len);
+	char why[512];
+};
+
+/* Adds a ring; fails if it is not sound, unless such are taken. */
+int aior_read_ring(struct aior_memory *memory, uint64_t addr, uint64_t len, uint32_t prot,
+    enum aior_state state, struct aior_error *error);
+/*
+ * Looks for a capsule where a mapping begins, of `room` bytes, and adds what is staged. `found` is the one
+ * that was found before, if its address is not 0, and becomes it: two of them are an error.
+ */
+int aior_read_capsule_at(struct aior_memory *memory, uint64_t addr, uint64_t room, uint32_t prot,
+    struct aior_capsule *found, struct aior_error *error);
+/* Adds the rings that a capsule names, if they are staged; its table is read already. */
+int aior_read_capsule(
+    struct aior_memory *memory, struct aior_capsule *capsule, struct aior_error *error);
 
 /* image.c */
 

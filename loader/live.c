@@ -91,6 +91,17 @@ static int read_ring(int mem, const struct aior_mapping *mapping, size_t parts,
 	return 0;
 }
 
+static int is_ring(const struct aior_mapping *mapping, void *data)
+{
+	(void)data;
+	return mapping->is_ring;
+}
+
+int aior_has_rings(const struct aior_process *process)
+{
+	return aior_each_mapping(process->task, is_ring, NULL) == 1;
+}
+
 int aior_ring_continues(const struct aior_mapping *mapping)
 {
 	return mapping[1].is_ring && mapping[1].start == mapping->end &&
@@ -237,96 +248,43 @@ static void describe(const struct aior_process *process, struct aior_image *imag
 	image->possible_cpus = aior_possible_cpus();
 }
 
-/* A ring of a capsule, with the content that lies at its address now. */
-static int add_staged(int mem, const struct aior_table *table, const void *bytes, uint32_t i,
-    struct aior_image *image, struct aior_error *error)
-{
-	const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
-	struct aior_ring *ring = aior_add_ring(image);
+/* For aior_read_capsule(): of a running process. */
+struct live_memory {
+	struct aior_memory memory;
+	pid_t task;
+};
 
-	if (!ring)
-		return aior_fail(error, ENOMEM, "read", "out of memory");
-	ring->addr = record->addr;
-	ring->len = record->len;
-	ring->prot = record->prot;
-	ring->state = AIOR_STAGED;
-	ring->max_cpus = aio_ring_max_cpus(ring->len);
-	if (read_content(mem, ring))
-		return aior_fail_ring(error, errno, "read", ring->addr,
-		    "its staged memory cannot be read: %s", strerror(errno));
-	for (uint32_t k = 0; k < table->poll_count; k++)
-		ring->polls += aior_capsule_poll(table, bytes, k)->ring == ring->addr;
-	return 0;
+static int copy_live(struct aior_memory *memory, void *to, uint64_t addr, uint64_t len)
+{
+	const struct live_memory *live = (const struct live_memory *)memory;
+
+	if (!aior_read_memory(live->task, addr, to, (size_t)len))
+		return 0;
+	snprintf(memory->why, sizeof(memory->why), "%s: its staged memory cannot be read: %s",
+	    memory->name, strerror(errno));
+	return -1;
 }
 
 /* The rings of a staged process. What a host that has not come to the end has left is taken as it is. */
-static int add_staged_rings(const struct aior_process *process, struct aior_capsule *capsule,
-    struct aior_image *image, struct aior_error *error)
-{
-	struct aior_table *table = &capsule->table;
-	unsigned char *bytes;
-	char path[64];
-	int ret, mem;
-
-	aior_count_polls(table);
-	if (aior_check_capsule(capsule, image->arch, error))
-		return -1;
-	bytes = malloc(table->total);
-	snprintf(path, sizeof(path), "/proc/%d/mem", (int)process->task);
-	mem = open(path, O_RDONLY | O_CLOEXEC);
-	if (!bytes || mem < 0 || read_memory(mem, bytes, capsule->addr, table->total))
-		ret = aior_fail(error, errno, "read", "the capsule at 0x%llx cannot be read: %s",
-		    (unsigned long long)capsule->addr, strerror(errno));
-	else
-		ret = aior_check_records(capsule, bytes, error);
-	for (uint32_t i = 0; !ret && i < table->ring_count; i++)
-		ret = add_staged(mem, table, bytes, i, image, error);
-	if (mem >= 0)
-		close(mem);
-	free(bytes);
-	return ret;
-}
-
-/* As long as requests in flight are waited for, what will lie there is not there yet. */
-static int add_draining_rings(const struct aior_process *process,
-    const struct aior_capsule *capsule, struct aior_image *image, struct aior_error *error)
-{
-	const struct aior_table *table = &capsule->table;
-
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		uint64_t at = table->rings + (uint64_t)i * table->ring_stride;
-		struct aior_ring_record record;
-		struct aior_ring *ring;
-
-		if (at + sizeof(record) > capsule->room ||
-		    aior_read_memory(process->task, capsule->addr + at, &record, sizeof(record)))
-			return 0;
-		ring = aior_add_ring(image);
-		if (!ring)
-			return aior_fail(error, ENOMEM, "read", "out of memory");
-		ring->addr = record.addr;
-		ring->len = record.len;
-		ring->prot = record.prot;
-		ring->state = AIOR_STAGED;
-		ring->nr = aio_ring_nr((uint32_t)record.len);
-		ring->max_cpus = aio_ring_max_cpus(record.len);
-	}
-	return 0;
-}
-
 static int read_staged(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error)
 {
+	char name[32];
+	struct live_memory live = {
+	    .memory = {.image = image,
+		.name = name,
+		.held = UINT64_MAX,
+		.takes_damaged = 1,
+		.copy = copy_live},
+	    .task = process->task,
+	};
 	struct aior_capsule capsule;
 	int found = aior_find_capsule(process->task, &capsule, error);
 
 	if (found <= 0)
 		return found;
-	if (capsule.table.state == AIOR_TABLE_DRAINING)
-		return add_draining_rings(process, &capsule, image, error);
-	if (capsule.table.state == AIOR_TABLE_PREPARED)
-		return 0;
-	return add_staged_rings(process, &capsule, image, error);
+	snprintf(name, sizeof(name), "process %d", (int)process->pid);
+	return aior_read_capsule(&live.memory, &capsule, error);
 }
 
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)

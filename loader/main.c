@@ -15,8 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core.h"
 #include "emit.h"
+#include "images.h"
 #include "internal.h"
 #include "names.h"
 #include "show.h"
@@ -93,10 +93,18 @@ static void image_was_cut(int signal)
 	_exit(FAILED);
 }
 
-static int read_image(const char *path, struct aior_image *image, struct aior_error *error)
+static int read_images(const char *path, struct images *images, struct aior_error *error)
 {
 	signal(SIGBUS, image_was_cut);
-	return core_read(path, image, error);
+	return images_read(path, images, error);
+}
+
+static void show_images(const struct options *options, const struct images *images, int events)
+{
+	if (options->json)
+		show_images_json(stdout, images);
+	else
+		show_images_text(stdout, images, events);
 }
 
 /* A pid, or 0 if `text` is none. */
@@ -130,20 +138,15 @@ static int run_list(const struct options *options)
 {
 	pid_t pid = parse_pid(options->target);
 	struct aior_error error;
-	struct aior_image image;
-	int ret;
+	struct images images;
 
 	if (!pid && !is_path(options->target))
 		return wrong_usage("%s is neither a pid nor a path (a file in this folder: ./%s)",
 		    options->target, options->target);
-	ret = pid ? aior_list(pid, &image, &error) : read_image(options->target, &image, &error);
-	if (ret)
+	if (pid ? images_list(pid, &images, &error) : read_images(options->target, &images, &error))
 		return report(options, &error);
-	if (options->json)
-		show_image_json(stdout, &image);
-	else
-		show_image(stdout, &image, options->events);
-	aior_image_free(&image);
+	show_images(options, &images, options->events);
+	images_free(&images);
 	return DONE;
 }
 
@@ -183,21 +186,18 @@ static int run_dump(const struct options *options)
 
 static int run_run(const struct options *options)
 {
-	struct aior_image image, result;
+	struct images images, results;
 	struct aior_error error;
 	int ret;
 
-	if (read_image(options->target, &image, &error))
+	if (read_images(options->target, &images, &error))
 		return report(options, &error);
-	ret = aior_run(&image, &result, &error);
-	aior_image_free(&image);
+	ret = images_run(&images, &results, &error);
+	images_free(&images);
 	if (ret)
 		return report(options, &error);
-	if (options->json)
-		show_image_json(stdout, &result);
-	else
-		show_image(stdout, &result, 1);
-	aior_image_free(&result);
+	show_images(options, &results, 1);
+	images_free(&results);
 	return DONE;
 }
 
@@ -279,19 +279,22 @@ static int check_this_host(const struct options *options)
 
 static int run_check(const struct options *options)
 {
-	struct aior_image image;
+	struct images images;
 	struct aior_error error;
 	int ret = check_this_host(options), refused;
+	size_t count = 0;
 
 	if (!options->target)
 		return ret;
-	if (read_image(options->target, &image, &error))
+	if (read_images(options->target, &images, &error))
 		return report(options, &error);
-	refused = aior_check_host(&image, &error);
+	refused = aior_check_images(images.images, images.count, &error);
+	for (size_t i = 0; i < images.count; i++)
+		count += images.images[i].ring_count;
 	if (!refused)
-		printf("%-22s %zu ring%s, all can be restored here\n", options->target,
-		    image.ring_count, image.ring_count == 1 ? "" : "s");
-	aior_image_free(&image);
+		printf("%-22s %zu ring%s, all can be restored here\n", options->target, count,
+		    count == 1 ? "" : "s");
+	images_free(&images);
 	return refused ? report(options, &error) : ret;
 }
 
@@ -424,8 +427,9 @@ static int run_emit(const struct options *options)
 
 static const struct command commands[] = {
     {"list", "TARGET", "ej", run_list,
-	"Shows the AIO rings of a running process (TARGET is a pid) or of an ELF core\n"
-	"(TARGET is a path): how many slots, what is pending, where head and tail are.\n"
+	"Shows the AIO rings of a running process (TARGET is a pid), of an ELF core, or\n"
+	"of the processes in a folder of CRIU images (TARGET is a path): how many slots,\n"
+	"what is pending, where head and tail are.\n"
 	"\n"
 	"  --events   also each pending event\n"
 	"  --json     all of it as one JSON object\n"
@@ -463,7 +467,8 @@ static const struct command commands[] = {
     {"run", "IMAGE", "j", run_run,
 	"Brings the rings of an ELF core back to life in a fresh process, reaps what is\n"
 	"pending there through io_getevents, and shows it. The core is one of `dump`, of\n"
-	"gdb's gcore or of the kernel.\n"
+	"gdb's gcore or of the kernel. IMAGE may also be a folder of CRIU images: then\n"
+	"there is a fresh process for each one in it.\n"
 	"\n"
 	"  --json     all of it as one JSON object\n"
 	"\n"
@@ -492,11 +497,11 @@ static int print_help(void)
 	       "\n"
 	       "Turns the AIO rings of Linux processes into memory, and memory into rings.\n"
 	       "\n"
-	       "  list TARGET [--events] [--json]   the rings of a process or an ELF core\n"
+	       "  list TARGET [--events] [--json]   the rings of a process or an image\n"
 	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
 	       "  stage PID... [--timeout S]        processes' rings into memory; parks them\n"
 	       "  restore PID...                    and back; they go on\n"
-	       "  run IMAGE [--json]                the rings of a core, live in a fresh process\n"
+	       "  run IMAGE [--json]                an image's rings, live in a fresh process\n"
 	       "  check [IMAGE]                     what this host can do, and what is missing\n"
 	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
 	       "                                    a blob for an embedder\n"

@@ -189,6 +189,10 @@ void aior_leave_parked(struct aior_stopped *stopped)
 {
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
 
+	if (stopped->is_adopted) {
+		aior_keep_parked(stopped);
+		return;
+	}
 	for (size_t i = 0; stopped->purpose == AIOR_PARKED && i < stopped->count; i++)
 		stopped->has_filter |= has_filter(&stopped->threads[i]);
 	for (size_t i = 0; i < stopped->count; i++)

@@ -100,6 +100,13 @@ int aior_task_has_exited(pid_t task)
 	return read_stat(task, &stat) || has_exited(stat.state);
 }
 
+int aior_task_is_stopped(pid_t task)
+{
+	struct task_stat stat;
+
+	return !read_stat(task, &stat) && (stat.state == 'T' || stat.state == 't');
+}
+
 int aior_is_worker(pid_t task)
 {
 	struct task_stat stat;

@@ -155,8 +155,47 @@ int aior_restore_parked(
 }
 
 /* One that is not staged by then is none of ours. */
+static int restore_loaded(
+    struct aior_parked *parked, struct aior_outcome *outcome, struct aior_error *error)
+{
+	if (table_of(parked)->state == AIOR_TABLE_PREPARED) {
+		outcome->was_so = 1;
+		return aior_unpark(parked, error);
+	}
+	if (!parked->count) {
+		aior_continue(parked->stopped);
+		return aior_fail(error, EINVAL, "capsule",
+		    "process %d has a capsule, and none of its threads is parked",
+		    (int)parked->process->pid);
+	}
+	if (aior_parked_finish(parked)) {
+		aior_leave_parked(parked->stopped);
+		aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
+		    aior_errno_text(errno));
+		return aior_stays_parked(parked->process->pid, error);
+	}
+	return aior_restore_parked(parked, outcome, error);
+}
+
+/* Of one whose tracer, the caller, has stopped it already. */
+static int adopt_parked(
+    struct aior_parked *parked, unsigned long ptrace_options, struct aior_error *error)
+{
+	if (aior_adopt_stopped(parked->process, aior_calls_of(parked->arch), ptrace_options, NULL,
+		&parked->stopped, error))
+		return -1;
+	if (aior_parked_load(parked, error)) {
+		aior_continue(parked->stopped);
+		return -1;
+	}
+	if (parked->injected)
+		parked->injected->has_moved = 1;
+	return 0;
+}
+
+/* `ptrace_options`: of its tracer, the caller; NULL: nobody has stopped it yet. */
 static int restore_found(struct aior_parked *parked, const struct aior_options *options,
-    struct aior_outcome *outcome, struct aior_error *error)
+    const unsigned long *ptrace_options, struct aior_outcome *outcome, struct aior_error *error)
 {
 	uint64_t begin = aior_now(CLOCK_MONOTONIC);
 	int ret;
@@ -171,25 +210,11 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 		return aior_fail(error, EBUSY, "capsule",
 		    "process %d has staged itself: it must restore itself (aior_restore_self())",
 		    (int)parked->process->pid);
-	if (aior_stop_parked(parked, options, error))
+	if (ptrace_options ? adopt_parked(parked, *ptrace_options, error)
+			   : aior_stop_parked(parked, options, error))
 		return -1;
 	outcome->stop_ns = aior_now(CLOCK_MONOTONIC) - begin;
-	if (table_of(parked)->state == AIOR_TABLE_PREPARED) {
-		outcome->was_so = 1;
-		ret = aior_unpark(parked, error);
-	} else if (!parked->count) {
-		aior_continue(parked->stopped);
-		ret = aior_fail(error, EINVAL, "capsule",
-		    "process %d has a capsule, and none of its threads is parked",
-		    (int)parked->process->pid);
-	} else if (aior_parked_finish(parked)) {
-		aior_leave_parked(parked->stopped);
-		aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
-		    aior_errno_text(errno));
-		ret = aior_stays_parked(parked->process->pid, error);
-	} else {
-		ret = aior_restore_parked(parked, outcome, error);
-	}
+	ret = restore_loaded(parked, outcome, error);
 	aior_parked_free(parked);
 	return ret;
 }
@@ -209,7 +234,7 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 		outcome->was_so = 1;
 		return 0;
 	}
-	return restore_found(&parked, options, outcome, error);
+	return restore_found(&parked, options, NULL, outcome, error);
 }
 
 struct work {
@@ -278,10 +303,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 
 	if (injection.thread->has_filter)
 		injection.options |= PTRACE_O_SUSPEND_SECCOMP;
-	if (ptrace(PTRACE_SETOPTIONS, injection.thread->tid, 0, injection.options))
-		return aior_fail(error, errno, "stop",
-		    "thread %d is not in a ptrace-stop of the calling thread",
-		    (int)injection.thread->tid);
+	injection.thread->has_moved = 1;
 	if (aior_inject_begin(&injection, error))
 		return -1;
 	ret = aior_inject_place(&injection, 0, error) ? -1 : 0;
@@ -304,7 +326,6 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		aior_inject_unmap(&injection);
 	}
 	aior_inject_end(&injection);
-	ptrace(PTRACE_SETOPTIONS, parked->injected->tid, 0, ptrace_options);
 	return ret;
 }
 
@@ -318,16 +339,13 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 	if (aior_check_capsule(&parked->capsule, parked->arch, error))
 		return -1;
 	table = &parked->capsule.table;
-	if (table->thread_count)
-		return aior_fail(error, EBUSY, "capsule",
-		    "process %d is parked: aior_restore() restores it", (int)parked->process->pid);
 	parked->bytes = malloc(table->total);
 	if (!parked->bytes || aior_read_memory(parked->process->task, parked->capsule.addr,
 				  parked->bytes, table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
 		    aior_errno_text(errno));
 	if (check(parked, error) || aior_adopt_stopped(parked->process, aior_calls_of(parked->arch),
-					&parked->stopped, error))
+					ptrace_options, NULL, &parked->stopped, error))
 		return -1;
 	parked->injected = aior_choose_thread(parked->stopped);
 	aior_reset_records(table, parked->bytes);
@@ -338,7 +356,7 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 		    aior_errno_text(errno));
 	if (!ret)
 		ret = run_traced(parked, ptrace_options, outcome, error);
-	aior_return_stopped(parked->stopped, parked->injected);
+	aior_release(parked->stopped);
 	aior_journal_remove(parked->process);
 	return ret;
 }
@@ -359,7 +377,9 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 	if (!ret)
 		said->was_so = 1;
 	if (ret > 0)
-		ret = restore_traced(&parked, ptrace_options, said, error);
+		ret = parked.capsule.table.thread_count
+			  ? restore_found(&parked, options, &ptrace_options, said, error)
+			  : restore_traced(&parked, ptrace_options, said, error);
 	aior_parked_free(&parked);
 	aior_outcome_free(&own);
 	return ret;

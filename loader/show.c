@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "images.h"
 #include "internal.h"
 #include "names.h"
 #include "show.h"
@@ -161,7 +162,7 @@ static void show_ring(FILE *out, const struct aior_ring *ring, int events)
 		show_events(out, ring);
 }
 
-void show_image(FILE *out, const struct aior_image *image, int events)
+static void show_image(FILE *out, const struct aior_image *image, int events)
 {
 	fprintf(out, "process %d, %s: ", (int)image->pid, aior_arch_text(image->arch));
 	if (image->ring_count)
@@ -170,6 +171,14 @@ void show_image(FILE *out, const struct aior_image *image, int events)
 		fprintf(out, "no AIO rings\n");
 	for (size_t i = 0; i < image->ring_count; i++)
 		show_ring(out, &image->rings[i], events);
+}
+
+void show_images_text(FILE *out, const struct images *images, int events)
+{
+	for (size_t i = 0; i < images->count; i++) {
+		fputs(i ? "\n" : "", out);
+		show_image(out, &images->images[i], events);
+	}
 }
 
 static void ring_json(FILE *out, const struct aior_ring *ring)
@@ -195,17 +204,35 @@ static void ring_json(FILE *out, const struct aior_ring *ring)
 	fprintf(out, "]}");
 }
 
-void show_image_json(FILE *out, const struct aior_image *image)
+/* What an object says of one process. */
+static void image_json(FILE *out, const struct aior_image *image)
 {
 	const char *arch = aior_arch_name(image->arch);
 
-	fprintf(out, "{\"format\":1,\"pid\":%d,\"machine\":\"%s\",\"page_size\":%u,\"rings\":[",
-	    (int)image->pid, arch ? arch : "unknown", image->page_size);
+	fprintf(out, "\"pid\":%d,\"machine\":\"%s\",\"page_size\":%u,\"rings\":[", (int)image->pid,
+	    arch ? arch : "unknown", image->page_size);
 	for (size_t i = 0; i < image->ring_count; i++) {
 		fputs(i ? "," : "", out);
 		ring_json(out, &image->rings[i]);
 	}
-	fprintf(out, "]}\n");
+	fprintf(out, "]");
+}
+
+void show_images_json(FILE *out, const struct images *images)
+{
+	fprintf(out, "{\"format\":1,");
+	if (images->count == 1) {
+		image_json(out, images->images);
+	} else {
+		fprintf(out, "\"processes\":[");
+		for (size_t i = 0; i < images->count; i++) {
+			fputs(i ? ",{" : "{", out);
+			image_json(out, &images->images[i]);
+			fputs("}", out);
+		}
+		fprintf(out, "]");
+	}
+	fprintf(out, "}\n");
 }
 
 /* Text may hold a file's name, which may hold any byte: what is not plain ASCII becomes '?'. */

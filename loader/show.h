@@ -4,11 +4,13 @@
 
 #include "aio-restorer.h"
 
-/* Draws the rings of an image for a person: `events`, with what is pending in them. */
-void show_image(FILE *out, const struct aior_image *image, int events);
+struct images;
+
+/* Draws the rings of one process, or of several, for a person: `events`, with what is pending in them. */
+void show_images_text(FILE *out, const struct images *images, int events);
 
 /* The same as one JSON object, for programs; and a failure. */
-void show_image_json(FILE *out, const struct aior_image *image);
+void show_images_json(FILE *out, const struct images *images);
 void show_error_json(FILE *out, const struct aior_error *error);
 
 /* What stage and restore have done with a process; `verbose`: and where the time went. */

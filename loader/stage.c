@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ptrace.h>
 
 #include "staging.h"
 
@@ -33,6 +32,7 @@ static int prepare_all(struct work *work)
 		struct aior_staging *staging = &work->stagings[i];
 
 		staging->options = work->options;
+		staging->parks = 1;
 		staging->fence = &work->fence;
 		staging->outcome = &work->outcomes[i];
 		if (is_named_before(work, i)) {
@@ -48,7 +48,7 @@ static int prepare_all(struct work *work)
 			return -1;
 	if (work->options && work->options->cancel && *work->options->cancel)
 		return aior_fail(work->error, EINTR, "stop", "interrupted: nothing has been done");
-	return 0;
+	return aior_fence_wait(&work->fence, work->error);
 }
 
 static void tell_what_hangs(
@@ -197,6 +197,25 @@ int aior_stage(const pid_t *pids, size_t count, const struct aior_options *optio
 
 /* ---- for whoever has stopped the process already ---- */
 
+/* The thread that runs the blob is not stopped, and goes on in there. */
+static int leave_running(struct aior_staging *staging, struct aior_error *error)
+{
+	pid_t pid = staging->process.pid;
+
+	aior_fail(error, staging->failed, "drain",
+	    "requests of process %d that are in flight have not ended: the thread that waits for "
+	    "them, %d, is left running",
+	    (int)pid, (int)staging->injection.thread->tid);
+	staging->injection.thread->has_moved = 0;
+	aior_keep_parked(staging->stopped);
+	staging->stopped = NULL;
+	if (staging->parks)
+		return aior_stays_parked(pid, error);
+	if (error)
+		error->is_unfinished = 1;
+	return -1;
+}
+
 static int stage_traced(
     struct aior_staging *staging, pid_t pid, unsigned long ptrace_options, struct aior_error *error)
 {
@@ -210,21 +229,15 @@ static int stage_traced(
 		return -1;
 	if (staging->is_done)
 		return 0;
-	if (aior_staging_start(staging, error))
+	if (aior_fence_wait(staging->fence, error) || aior_staging_start(staging, error))
 		return -1;
 	aior_staging_wait(staging, begin);
-	if (staging->is_running) {
-		aior_fail(error, staging->failed, "drain",
-		    "requests of process %d that are in flight have not ended: the thread that "
-		    "waits "
-		    "for them, %d, is left running",
-		    (int)pid, (int)staging->injection.thread->tid);
-		if (error)
-			error->is_unfinished = 1;
+	if (staging->is_running)
+		return leave_running(staging, error);
+	if (aior_staging_judge(staging, error))
 		return -1;
-	}
-	return aior_staging_judge(staging, error) || aior_staging_finish_traced(staging, error) ? -1
-												: 0;
+	return staging->parks ? aior_staging_finish(staging, 0, error)
+			      : aior_staging_finish_traced(staging, error);
 }
 
 int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior_options *options,
@@ -235,8 +248,8 @@ int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior
 	struct aior_staging staging = {.options = options,
 	    .fence = &fence,
 	    .outcome = outcome ? outcome : &own,
-	    .is_traced = 1};
-	pid_t injected = 0;
+	    .is_traced = 1,
+	    .parks = options && options->parks};
 	int ret;
 
 	if (error)
@@ -245,13 +258,7 @@ int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior
 	aior_fence_open(&fence);
 	ret = stage_traced(&staging, pid, ptrace_options, error);
 	aior_fence_close(&fence);
-	if (staging.injection.thread)
-		injected = staging.injection.thread->tid;
-	/* It may have system calls to make, in our way. */
-	if (!staging.is_running)
-		aior_staging_undo(&staging);
-	if (injected && !staging.is_running)
-		ptrace(PTRACE_SETOPTIONS, injected, 0, ptrace_options);
+	aior_staging_undo(&staging);
 	aior_staging_free(&staging);
 	aior_outcome_free(&own);
 	return ret;

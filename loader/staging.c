@@ -104,6 +104,26 @@ static int take_up(
 	return ret;
 }
 
+/* The same of one that its tracer holds, who has to end what others have begun before that. */
+static int look_at_capsule(
+    struct aior_staging *staging, const struct aior_capsule *capsule, struct aior_error *error)
+{
+	int pid = (int)staging->process.pid;
+
+	if (capsule->table.state != AIOR_TABLE_STAGED)
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d has a capsule at 0x%llx, of a stage that has not come to its end: "
+		    "`aio-restorer restore %d` first",
+		    pid, (unsigned long long)capsule->addr, pid);
+	if (aior_has_rings(&staging->process))
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d has staged itself, and has a capsule at 0x%llx and live rings: it "
+		    "must restore itself first",
+		    pid, (unsigned long long)capsule->addr);
+	staging->is_done = staging->outcome->was_so = staging->outcome->is_staged = 1;
+	return 0;
+}
+
 int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
 {
 	struct aior_capsule capsule;
@@ -114,7 +134,10 @@ int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error
 	if (found < 0)
 		return -1;
 	staging->arch = aior_process_arch(&staging->process);
-	if (found) {
+	if (found && staging->is_traced) {
+		if (look_at_capsule(staging, &capsule, error))
+			return -1;
+	} else if (found) {
 		found = take_up(staging, &capsule, error);
 		if (found)
 			staging->is_done = staging->outcome->was_so = staging->outcome->is_staged =
@@ -195,7 +218,7 @@ static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
 	table->polls = table->rings + table->ring_count * table->ring_stride;
 	table->poll_stride = sizeof(struct aior_poll_record);
 	table->total = table->polls;
-	if (staging->is_traced)
+	if (!staging->parks)
 		return 0;
 	table->threads = table->polls;
 	table->thread_stride = sizeof(struct aior_thread_record);
@@ -217,24 +240,28 @@ static struct aior_args args_for(const struct aior_staging *staging)
 
 /* ---- up to the point of no return ---- */
 
-static int stop(struct aior_staging *staging, struct aior_error *error)
+static int stop(struct aior_staging *staging, unsigned long options, struct aior_error *error)
 {
-	const struct aior_calls *calls = aior_calls_of(staging->arch);
+	const struct aior_samples *samples = staging->options ? staging->options->samples : NULL;
+	int ret;
 
 	if (staging->is_traced)
-		return aior_adopt_stopped(&staging->process, calls, &staging->stopped, error);
-	if (aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error))
-		return -1;
-	return aior_capture(staging->stopped, &staging->process, error);
+		ret = aior_adopt_stopped(&staging->process, aior_calls_of(staging->arch), options,
+		    samples, &staging->stopped, error);
+	else
+		ret = aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error);
+	if (!ret && staging->parks)
+		ret = aior_capture(staging->stopped, &staging->process, error);
+	return ret;
 }
 
 static int freeze(struct aior_staging *staging, unsigned long options, struct aior_error *error)
 {
 	struct aior_injection *injection = &staging->injection;
 
-	if (stop(staging, error))
+	if (stop(staging, options, error))
 		return -1;
-	aior_fence_wait(staging->fence, staging->stopped);
+	aior_fence_add(staging->fence, staging->stopped);
 	staging->prepared_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->stop_ns = staging->prepared_at - staging->stopped->stopped_at;
 	staging->outcome->thread_count = staging->stopped->count;
@@ -249,11 +276,7 @@ static int freeze(struct aior_staging *staging, unsigned long options, struct ai
 	};
 	if (injection->thread->has_filter)
 		injection->options |= PTRACE_O_SUSPEND_SECCOMP;
-	if (staging->is_traced &&
-	    ptrace(PTRACE_SETOPTIONS, injection->thread->tid, 0, injection->options))
-		return aior_fail(error, errno, "stop",
-		    "thread %d is not in a ptrace-stop of the calling thread",
-		    (int)injection->thread->tid);
+	injection->thread->has_moved = 1;
 	return aior_inject_begin(injection, error) || aior_list_candidates(staging, error) ||
 		       aior_check_candidates(staging, error)
 		   ? -1
@@ -345,7 +368,7 @@ int aior_staging_prepare(
 		staging->process.task, injection->capsule, staging->table, staging->table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
-	if (!staging->is_traced)
+	if (staging->parks)
 		injection->sp = injection->capsule + staging->table->threads + 8;
 	return 0;
 }
@@ -360,10 +383,7 @@ void aior_staging_undo(struct aior_staging *staging)
 		aior_put_back(staging->injection.thread);
 	}
 	aior_journal_remove(&staging->process);
-	if (staging->is_traced)
-		aior_return_stopped(staging->stopped, staging->injection.thread);
-	else
-		aior_release(staging->stopped);
+	aior_release(staging->stopped);
 	staging->stopped = NULL;
 }
 
@@ -373,7 +393,7 @@ int aior_staging_start(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_args args = args_for(staging);
 
-	if (!staging->is_traced) {
+	if (staging->parks) {
 		park_others(staging);
 		aior_journal_remove(&staging->process);
 	}

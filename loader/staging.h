@@ -22,7 +22,7 @@ struct aior_staging {
 	struct aior_process process;
 	uint32_t arch;
 	const struct aior_options *options;
-	const struct aior_fence *fence;
+	struct aior_fence *fence;
 	struct aior_outcome *outcome;
 	struct aior_gate gate;
 	struct aior_stopped *stopped;
@@ -36,6 +36,7 @@ struct aior_staging {
 	struct aior_table *table; /* what the capsule begins with: all but the polls */
 	uint64_t prepared_at, started_at;
 	int is_traced; /* by the caller, whose its threads stay */
+	int parks;     /* its threads */
 	int is_mapped, is_running, is_staged, is_done;
 	int failed; /* what aior_inject_wait() said */
 };
@@ -56,7 +57,7 @@ int aior_copy_inherited(struct aior_staging *staging, struct aior_error *error);
 
 /* Finds out what can be before anything stands still. With is_done set there is nothing to stage. */
 int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error);
-/* Stops it, and does all that can fail but for the blob. `options`: the tracer's own, of ptrace. */
+/* Stops it, and does all that can fail but for the blob. `options`: the caller's own, of ptrace, who traces it. */
 int aior_staging_prepare(
     struct aior_staging *staging, unsigned long options, struct aior_error *error);
 int aior_staging_start(struct aior_staging *staging, struct aior_error *error);
@@ -64,9 +65,9 @@ int aior_staging_start(struct aior_staging *staging, struct aior_error *error);
 void aior_staging_wait(struct aior_staging *staging, uint64_t begin);
 /* What the blob says; is_staged: all is plain memory. */
 int aior_staging_judge(struct aior_staging *staging, struct aior_error *error);
-/* What is left is parked; or goes on at once (`go_on`), if others could not be staged. */
+/* What is left is parked; or goes on at once (`go_on`), if others could not be staged. One that parks. */
 int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_error *error);
-/* The same for one that stays its tracer's. */
+/* The same for one that does not, and stays its tracer's. */
 int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *error);
 
 /* As long as it is not staged: all as it was. */

@@ -22,15 +22,12 @@
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_NS (100 * NS_PER_MS)
 
-/*
- * A synchronous request that is interrupted inside io_submit delivers EINTR as its event, so a
- * thread is let out of it first. Returns 0 if it is not out at `end`.
- */
-static int leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t end)
+/* One that a signal has stopped is out, though the call is still shown: do_signal_stop() comes last in each. */
+int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t end)
 {
 	uint64_t first;
 
-	while (aior_current_call(tid, &first) == calls->io_submit) {
+	while (aior_current_call(tid, &first) == calls->io_submit && !aior_task_is_stopped(tid)) {
 		if (aior_now(CLOCK_MONOTONIC) >= end)
 			return 0;
 		aior_nap(NS_PER_MS / 50);
@@ -137,7 +134,7 @@ static int seize_task(pid_t tid, void *data)
 		if (stopped->threads[i].tid == tid)
 			return 0;
 	if (stopping->purpose != AIOR_PARKED &&
-	    !leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
+	    !aior_leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
 		stopping->in_submit = tid;
 		return -1;
 	}
@@ -165,7 +162,7 @@ static int leave_io_submit(struct stopping *stopping, size_t from)
 	const struct aior_stopped *stopped = stopping->stopped;
 
 	for (size_t i = from; i < stopped->count; i++)
-		if (!leaves_io_submit(stopped->threads[i].tid, stopped->calls,
+		if (!aior_leaves_io_submit(stopped->threads[i].tid, stopped->calls,
 			aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
 			stopping->in_submit = stopped->threads[i].tid;
 			return -1;
@@ -175,10 +172,8 @@ static int leave_io_submit(struct stopping *stopping, size_t from)
 
 static void interrupt_thread(struct aior_stopped *stopped, struct aior_tracee *thread)
 {
-	if (ARCH_LOSES_ARGUMENT) {
-		thread->sample.switches = aior_count_switches(thread->tid);
-		thread->sample.nr = aior_current_call(thread->tid, &thread->sample.first);
-	}
+	if (ARCH_LOSES_ARGUMENT)
+		thread->sample = aior_sample_thread(thread->tid);
 	if (!stopped->stopped_at)
 		stopped->stopped_at = aior_now(CLOCK_MONOTONIC);
 	ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
@@ -206,27 +201,35 @@ static int stop_more(struct stopping *stopping)
 
 /*
  * A thread that is traced and not stopped cannot be left: so it is stopped, when those that stand still already
- * have gone on, and it is out of io_submit.
+ * have gone on, and it is out of io_submit. (It may be in the next one by the time that it is told to stop.)
  */
+static void stop_and_leave(struct aior_tracee *thread, const struct aior_calls *calls, uint64_t end)
+{
+	int status, has_stopped = -1;
+
+	while (has_stopped < 0 && aior_leaves_io_submit(thread->tid, calls, end)) {
+		ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+		has_stopped =
+		    aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + HOLD_NS);
+		if (aior_now(CLOCK_MONOTONIC) >= end)
+			break;
+	}
+	if (has_stopped != 1)
+		return;
+	thread->signal = aior_signal_in_hand(status);
+	aior_leave_thread(thread, calls);
+}
+
 static void leave_all(struct aior_stopped *stopped)
 {
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
-	int status;
 
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
 			aior_leave_thread(&stopped->threads[i], stopped->calls);
-	for (size_t i = 0; i < stopped->count; i++) {
-		struct aior_tracee *thread = &stopped->threads[i];
-
-		if (thread->is_stopped || !leaves_io_submit(thread->tid, stopped->calls, end))
-			continue;
-		ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-		if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + HOLD_NS) != 1)
-			continue;
-		thread->signal = aior_signal_in_hand(status);
-		aior_leave_thread(thread, stopped->calls);
-	}
+	for (size_t i = 0; i < stopped->count; i++)
+		if (!stopped->threads[i].is_stopped)
+			stop_and_leave(&stopped->threads[i], stopped->calls, end);
 	free(stopped->threads);
 	free(stopped);
 }
@@ -276,7 +279,7 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 		if (!stopping.in_submit)
 			return -1;
 		/* What it waits for may be up to a thread that we had stopped. */
-		if (!leaves_io_submit(stopping.in_submit, stopping.calls, end))
+		if (!aior_leaves_io_submit(stopping.in_submit, stopping.calls, end))
 			return aior_fail(error, ETIMEDOUT, "stop",
 			    "thread %d does not come out of io_submit: try again when its storage "
 			    "answers",
@@ -293,6 +296,10 @@ size_t aior_stopped_count(const struct aior_stopped *stopped)
 
 void aior_continue(struct aior_stopped *stopped)
 {
+	if (stopped->is_adopted) {
+		aior_keep_parked(stopped);
+		return;
+	}
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
 			aior_leave_thread(&stopped->threads[i], stopped->calls);

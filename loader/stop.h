@@ -18,6 +18,7 @@ struct aior_tracee {
 	int is_stopped; /* it has stopped, and not exited */
 	int signal;     /* it was about to take this one; it gets it when it goes on */
 	int has_filter; /* of system calls */
+	int has_moved;  /* adopted: it has made, or may have made, a system call for us */
 	struct aior_sample sample;
 	/* What aior_capture() has found; the registers are such that it can go on with them. */
 	int is_captured;
@@ -39,6 +40,9 @@ struct aior_stopped {
 	int has_filter; /* one of them; of parked ones that is not known */
 	enum aior_purpose purpose;
 	uint64_t stopped_at; /* when the first was: CLOCK_MONOTONIC, in ns */
+	/* They are the caller's, who has set these options of ptrace. */
+	int is_adopted;
+	unsigned long options;
 };
 
 /* tracee.c */
@@ -63,6 +67,7 @@ int aior_set_mask(pid_t tid, uint64_t mask);
 
 /* How often a thread has gone to sleep: of its own accord given up its CPU. */
 uint64_t aior_count_switches(pid_t tid);
+struct aior_sample aior_sample_thread(pid_t tid);
 /* Whether the sample is of the very wait in call `nr` that the stop has ended. */
 int aior_is_of_this_wait(const struct aior_tracee *thread, int nr);
 /* Whether a signal with a handler is about to be delivered to it. */
@@ -78,7 +83,18 @@ int aior_mend_wait(struct aior_tracee *thread, const struct aior_calls *calls);
 /* It goes on, as aior_continue() says. */
 void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls);
 
+/* samples.c */
+
+/* The sample of a thread; `samples` may be NULL. */
+struct aior_sample aior_find_sample(const struct aior_samples *samples, pid_t tid);
+
 /* stop.c */
+
+/*
+ * A synchronous request that is interrupted inside io_submit delivers EINTR as its event, so a
+ * thread is let out of it first. Returns 0 if it is not out at `end`.
+ */
+int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t end);
 
 /* Adds a thread; NULL if there is no memory. */
 struct aior_tracee *aior_add_tracee(struct aior_stopped *stopped, pid_t tid);
@@ -94,11 +110,13 @@ int aior_capture(
     struct aior_stopped *stopped, const struct aior_process *process, struct aior_error *error);
 
 /*
- * The same of a process whose threads its tracer, the caller, has stopped already: none of them moves for it.
- * Signals that they are about to take are the caller's.
+ * The threads of a process which its tracer, the caller, has stopped already; `options` are those of ptrace
+ * that it has set, `samples` may be NULL. None of them moves for it, and their registers are read. Signals that they are
+ * about to take are the caller's. What lets other threads go on gives these back to it.
  */
 int aior_adopt_stopped(const struct aior_process *process, const struct aior_calls *calls,
-    struct aior_stopped **stopped, struct aior_error *error);
+    unsigned long options, const struct aior_samples *samples, struct aior_stopped **stopped,
+    struct aior_error *error);
 
 /* One that can run something: it has not exited, and is not about to take a signal which is its tracer's. */
 struct aior_tracee *aior_choose_thread(const struct aior_stopped *stopped);
@@ -113,9 +131,9 @@ void aior_leave_call(const struct aior_tracee *thread);
 void aior_pass_time(const struct aior_tracee *thread, const struct aior_calls *calls);
 /* Registers and mask as captured, whatever it has done meanwhile. */
 void aior_put_back(const struct aior_tracee *thread);
-/* The same for all, and they stay stopped; `injected` has run something, or is NULL. Frees `stopped`. */
-void aior_return_stopped(struct aior_stopped *stopped, const struct aior_tracee *injected);
-/* The same, and they go on, all of them. Frees `stopped`. */
+/* Adopted threads stay where they are now, in a park loop if anywhere else than before; with their tracer's options. */
+void aior_keep_parked(struct aior_stopped *stopped);
+/* The same for all, and they go on, or are their tracer's again. Frees `stopped`. */
 void aior_release(struct aior_stopped *stopped);
 
 #endif

@@ -159,6 +159,14 @@ uint64_t aior_count_switches(pid_t tid)
 	return (uint64_t)aior_status_number(tid, "\nvoluntary_ctxt_switches:");
 }
 
+struct aior_sample aior_sample_thread(pid_t tid)
+{
+	struct aior_sample sample = {.switches = aior_count_switches(tid)};
+
+	sample.nr = aior_current_call(tid, &sample.first);
+	return sample;
+}
+
 /*
  * Whether the sample is of the very wait that the stop has ended: the thread has gone to sleep once
  * since, and that was the stop.

@@ -13,7 +13,7 @@ use POSIX ':sys_wait_h';
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end run_tool run_command refuses
+our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end end_later run_tool run_command refuses
     is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
     worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
     wait_until journal);
@@ -111,6 +111,9 @@ sub hold_all_but
     }
     return;
 }
+
+# A process that is not this one's child: it ends with the test, too.
+sub end_later { $started{$_} = 1 for @_ }
 
 sub tell { my ($program, $line) = @_; print { $program->{to} } "$line\n" }
 
@@ -273,10 +276,10 @@ sub worker
     ($worker->{heir}) = map { /^heir (\d+)/ ? $1 : () } @lines;
     ($worker->{spare}) = map { /^spare (0x\S+)/ ? $1 : () } @lines;
     ($worker->{cannot}) = map { /^cannot (.*)/ ? $1 : () } @lines;
-    # A thread that has just been made blocks all signals, for a moment.
-    wait_until(sub { !grep { slurp($_) =~ /^SigBlk:\s+fffffffffffbfeff$/m } glob "/proc/$worker->{pid}/task/*/status" });
     my ($inside) = slurp("/proc/$pid/task/$pid/children") =~ /^(\d+)/;
     $worker->{pid} = $inside if $options{is_child};
+    # A thread that has just been made blocks all signals, for a moment.
+    wait_until(sub { !grep { slurp($_) =~ /^SigBlk:\s+fffffffffffbfeff$/m } glob "/proc/$worker->{pid}/task/*/status" });
     wait_until(sub { count_of($worker, $worker->{heir}) }) if $worker->{heir} && "@_" =~ /heir ring/;
     return $worker;
 }

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Images that older releases wrote are read as they were: tests/corpus/NAME.core, one for each
-# version of the records and each architecture, and what `list --json` says of it. Nothing in there
-# is ever changed; a new version adds to it.
+# version of the records and each architecture, and what `list --json` says of it; and NAME.images, of
+# which CRIU has written those files and pages that are read. Nothing in there is ever changed; a new
+# version adds to it.
 use strict;
 use warnings;
 use lib 'tests';
@@ -11,10 +12,12 @@ use Cli;
 use JSON::PP;
 use Test::More;
 
-my @images = glob 'tests/corpus/*.core';
-ok(@images > 0, 'there are images');
+my @images = glob 'tests/corpus/*.{core,images}';
+for my $kind (qw(core images)) {
+    ok((grep { /\.$kind$/ } @images) > 0, "there is a .$kind");
+}
 for my $image (@images) {
-    my $expected = decode_json(slurp($image =~ s/core$/json/r));
+    my $expected = decode_json(slurp($image =~ s/\w+$/json/r));
     my $listed = run_tool('list', $image, '--json');
     is_deeply(eval { decode_json($listed->{out}) }, $expected, "$image is listed") or diag $listed->{err};
     my $run = run_tool('run', $image, '--json');

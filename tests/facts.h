@@ -34,10 +34,11 @@ static inline int64_t now_ms(void)
 /* What processes that have just ended had may still count (fs.aio-nr). */
 static inline aio_context_t new_ring(unsigned n)
 {
+	int64_t begun = now_ms();
 	aio_context_t ctx;
 	long err = io_setup(n, &ctx);
 
-	for (int tries = 0; err == -EAGAIN && tries < 1000; tries++) {
+	while (err == -EAGAIN && now_ms() - begun < PATIENCE_MS) {
 		tick();
 		err = io_setup(n, &ctx);
 	}

@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use lib 'tests';
 use Cli;
+use Criu;
 use File::Path ();
 use POSIX ();
 use Test::More;
@@ -260,6 +261,22 @@ storage_answers();
 succeeds('... the one that hung', 'restore', $bad->{pid});
 goes_on($bad, '... goes on');
 ends_well($_, '... and ends well') for $good, $bad, $none;
+
+# In CRIU's hands.
+SKIP: {
+    my $why = why_no_criu();
+    skip "CRIU: $why", 8 if $why;
+    my $worker = hanging_worker();
+    my $begun = time;
+    my $dump = criu_dump($worker, env => { AIO_RESTORER_TIMEOUT => 1 });
+    ok($dump->{status} && time - $begun < 60, 'CRIU: the dump is given up');
+    like($dump->{log}, qr/Error \(aio_restorer\): process $worker->{pid}: .*in flight.*go on with `aio-restorer restore $worker->{pid}`/, '... the log says why, and how to go on');
+    sleeps_for_good($worker->{pid}, '... all threads sleep');
+    storage_answers();
+    succeeds('... the storage answers: restore', 'restore', $worker->{pid});
+    goes_on($worker, '... it goes on');
+    ends_well($worker, '... and each request has had its event');
+}
 
 # A process without rings that waits in a read of such a file.
 storage_hangs();

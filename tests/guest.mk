@@ -9,7 +9,7 @@ GUEST_TESTS := $(BLOB_TESTS) $(SELF_TESTS) $(LIVE_TESTS) process
 guest-libs: $(BLOB_ARCHES:%=guest-libs-%)
 guest-libs-%:
 	$(Q)mkdir -p $(BUILD)/guest/$*
-	$(Q)if root=$$(tests/qemu/fetch.sh libs $* 2>$(BUILD)/guest/$*/missing); then \
+	$(Q)if root=$$(tests/fetch.sh libs $* 2>$(BUILD)/guest/$*/missing); then \
 		ln -sfn "$$root" $(BUILD)/guest/$*/sysroot; rm -f $(BUILD)/guest/$*/missing; fi
 
 GUEST_ARCHES := $(foreach a,$(BLOB_ARCHES),$(if $(wildcard $(BUILD)/guest/$(a)/sysroot/LIBS),$(a)))

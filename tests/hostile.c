@@ -10,7 +10,11 @@
  * of its headers, notes and ring headers gets the values 0, 0xff, 0x7f, 0x80 and others; and RANDOM
  * images have several fields broken, by SEED. Of all these, every STEP-th is used. The command gets
  * the name of the broken image as its last argument.
+ *
+ * A folder of CRIU's images is broken in this way file by file, of which pages are those that no
+ * message is in.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <gelf.h>
@@ -22,7 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core.h"
+#include "images.h"
+#include "internal.h"
 #include "ring.h"
 
 #define MOST_SPOTS 65536
@@ -37,6 +42,7 @@ struct image {
 };
 
 static char broken_path[4096], bad_path[4096];
+static char broken_file[8192]; /* the same, or the file of it that is broken at the moment */
 static unsigned long accepted, refused, bad;
 static uint64_t seed;
 
@@ -103,44 +109,58 @@ static void find_spots(struct image *image)
 
 static void write_broken(const unsigned char *bytes, size_t len)
 {
-	int fd = open(broken_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	int fd = open(broken_file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
 	if (fd < 0 || write(fd, bytes, len) != (ssize_t)len)
-		die(broken_path);
+		die(broken_file);
 	close(fd);
+}
+
+/* So that it can be looked at; a folder is broken in other ways afterwards. */
+static void keep_broken(void)
+{
+	pid_t child = vfork();
+
+	if (!child) {
+		execlp("cp", "cp", "-a", broken_path, bad_path, NULL);
+		_exit(127);
+	}
+	waitpid(child, NULL, 0);
 }
 
 static void complain(const char *what, const char *why)
 {
-	printf("bad: %s: %s\n", what, why);
+	printf("bad: %s: %s: %s\n", broken_file, what, why);
 	fflush(stdout);
 	if (!bad++)
-		rename(broken_path, bad_path);
+		keep_broken();
 }
 
 /* Reads the broken image here; what the memory checkers find ends this process. */
 static void read_here(const char *what)
 {
-	struct aior_image image;
+	struct images images;
 	struct aior_error error = {0};
 	uint64_t sum = 0;
 
 	alarm(SECONDS);
-	if (core_read(broken_path, &image, &error)) {
+	if (images_read(broken_path, &images, &error)) {
 		refused++;
-		if (!*error.message || strchr(error.message, '\n') || error.err <= 0)
+		if (!*error.message || strchr(error.message, '\n') ||
+		    (error.err <= 0 && !error.is_refused))
 			complain(what, "no message of one line");
 		return;
 	}
 	accepted++;
-	for (size_t r = 0; r < image.ring_count; r++)
-		for (uint32_t i = 0; i < image.rings[r].pending; i++)
-			sum += aior_event(&image.rings[r], i).data;
+	for (size_t p = 0; p < images.count; p++)
+		for (size_t r = 0; r < images.images[p].ring_count; r++)
+			for (uint32_t i = 0; i < images.images[p].rings[r].pending; i++)
+				sum += aior_event(&images.images[p].rings[r], i).data;
 	/* So that no compiler leaves the reading out. */
 	if (sum == random_number())
 		putchar('\n');
-	aior_check_host(&image, &error);
-	aior_image_free(&image);
+	aior_check_images(images.images, images.count, &error);
+	images_free(&images);
 }
 
 static size_t lines(const char *text, size_t len)
@@ -253,7 +273,7 @@ static void break_fields(
 
 	if (!bytes)
 		die("malloc");
-	for (unsigned long i = 0; i < count; i += step) {
+	for (unsigned long i = 0; image->spot_count && i < count; i += step) {
 		unsigned fields = 1 + (unsigned)(random_number() % 4);
 
 		snprintf(what, sizeof(what), "random image %lu", i);
@@ -275,14 +295,90 @@ static void break_fields(
 static void keep_image(int signal)
 {
 	(void)signal;
-	rename(broken_path, bad_path);
+	keep_broken();
 	_exit(3);
+}
+
+static void break_image(struct image *image, unsigned long count, size_t step, char **command)
+{
+	cut(image, step, command);
+	break_bytes(image, step, command);
+	break_fields(image, count, step, command);
+}
+
+static void break_core(const char *path, unsigned long count, size_t step, char **command)
+{
+	static struct image image;
+
+	snprintf(broken_file, sizeof(broken_file), "%s", broken_path);
+	read_file(&image, path);
+	find_spots(&image);
+	break_image(&image, count, step, command);
+	unlink(broken_path);
+	free(image.bytes);
+}
+
+/* Everything but a file of pages is headers; of those, what rings and capsules begin with. */
+static void find_spots_of(struct image *image, const char *name)
+{
+	image->spot_count = 0;
+	image->headers_end = 0;
+	if (strncmp(name, "pages-", 6)) {
+		add_spots(image, 0, image->len);
+		image->headers_end = image->len;
+		return;
+	}
+	for (size_t at = 0; at < image->len; at += 4096)
+		add_spots(image, at, at + 256);
+}
+
+/* Breaks each file of a folder, in a copy of it, where all others are whole. */
+static void break_folder(const char *path, unsigned long count, size_t step, char **command)
+{
+	static struct image image;
+	struct dirent **names;
+	char whole[8192], text[4096];
+	int n = scandir(path, &names, NULL, alphasort);
+
+	if (n < 0 || mkdir(broken_path, 0700))
+		die(path);
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < n; i++) {
+			ssize_t len;
+
+			snprintf(whole, sizeof(whole), "%s/%s", path, names[i]->d_name);
+			snprintf(broken_file, sizeof(broken_file), "%s/%s", broken_path,
+			    names[i]->d_name);
+			len = readlink(whole, text, sizeof(text) - 1);
+			if (len > 0 && !pass) {
+				text[len] = '\0';
+				if (symlink(text, broken_file))
+					die(broken_file);
+			}
+			if (!strstr(names[i]->d_name, ".img"))
+				continue;
+			read_file(&image, whole);
+			write_broken(image.bytes, image.len);
+			if (pass) {
+				find_spots_of(&image, names[i]->d_name);
+				break_image(&image, count / (unsigned)n + 1, step, command);
+				write_broken(image.bytes, image.len);
+			}
+			free(image.bytes);
+		}
+	for (int i = 0; i < n; i++) {
+		snprintf(broken_file, sizeof(broken_file), "%s/%s", broken_path, names[i]->d_name);
+		unlink(broken_file);
+		free(names[i]);
+	}
+	free(names);
+	rmdir(broken_path);
 }
 
 int main(int argc, char **argv)
 {
-	static struct image image;
 	unsigned long count;
+	struct stat status;
 	char **command;
 	size_t step;
 
@@ -295,8 +391,8 @@ int main(int argc, char **argv)
 	step = strtoull(argv[4], NULL, 0);
 	snprintf(broken_path, sizeof(broken_path), "%s.broken.%d", argv[1], (int)getpid());
 	snprintf(bad_path, sizeof(bad_path), "%s.bad", argv[1]);
-	read_file(&image, argv[1]);
-	find_spots(&image);
+	if (stat(argv[1], &status))
+		die(argv[1]);
 	command = argc > 5 ? calloc((size_t)argc, sizeof(*command)) : NULL;
 	for (int i = 5; i < argc; i++)
 		command[i - 5] = argv[i];
@@ -304,12 +400,11 @@ int main(int argc, char **argv)
 		command[argc - 5] = broken_path;
 	signal(SIGALRM, keep_image);
 	signal(SIGBUS, keep_image);
-	cut(&image, step, command);
-	break_bytes(&image, step, command);
-	break_fields(&image, count, step, command);
-	unlink(broken_path);
+	if (S_ISDIR(status.st_mode))
+		break_folder(argv[1], count, step, command);
+	else
+		break_core(argv[1], count, step, command);
 	printf("%lu accepted, %lu refused, %lu bad\n", accepted, refused, bad);
 	free(command);
-	free(image.bytes);
 	return bad ? 1 : 0;
 }

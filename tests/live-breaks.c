@@ -158,6 +158,12 @@ static void test_taken(void)
 	end_target();
 }
 
+static void test_taken_held(void)
+{
+	is_held_by_tool = 1;
+	test_taken();
+}
+
 /* These may come back with what they had: their time could have run out. */
 static void test_taken_with_limit(void)
 {
@@ -537,6 +543,7 @@ static void test_submit_and_helper(void)
 
 static void (*const tests[])(void) = {
     test_taken,
+    test_taken_held,
     test_taken_with_limit,
     test_no_room,
     test_two,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What threads may be in when they are stopped for a stage: registers of any content, a restartable sequence
- * (rseq(2)), a filter of system calls (seccomp(2)), and the hands of a tool that has stopped them itself.
+ * (rseq(2)), a filter of system calls (seccomp(2)), the hands of a tool that has stopped them itself, and SIGSTOP.
  */
 #include <elf.h>
 #include <linux/filter.h>
@@ -228,6 +228,53 @@ static void stage_held(struct held *held, unsigned long options)
 	aior_outcome_free(&outcomes[0]);
 }
 
+/* Parked in a tracer's hands: the threads sleep when they are let go, and are restored by either way. */
+static void park_held(struct held *held, unsigned long options)
+{
+	const struct aior_options parking = {.timeout_ms = PATIENCE_MS, .parks = 1};
+	pid_t pid = held->target->pid;
+	const char *why;
+
+	memset(outcomes, 0, sizeof(outcomes));
+	ok(!aior_stage_traced(pid, options, &parking, &outcomes[0], &error) &&
+		outcomes[0].is_staged && outcomes[0].rings.ring_count == SHAPES,
+	    "options 0x%lx: it is parked in a tracer's hands", options);
+	ok(!aior_stage_traced(pid, options, &parking, NULL, &error), "... a second time, too");
+	ok(!aior_restore_traced(pid, options, &patient, NULL, &error) && are_held(held),
+	    "... restored there, its threads are stopped, with their registers and masks");
+	ok(!aior_stage_traced(pid, options, &parking, NULL, &error), "... it is parked again");
+	let_go(held);
+	why = why_not_parked(held->target);
+	ok(!why, "... let go, %s", why ? why : "it sleeps");
+	for (unsigned i = 0; i < held->count; i++)
+		if (seize(held->tids[i], options))
+			abort();
+	ok(!aior_restore_traced(pid, options, &patient, NULL, &error) && are_held(held),
+	    "... seized again and restored, its threads are as before");
+	ok(!aior_stage_traced(pid, options, &parking, NULL, &error), "... it is parked again");
+	let_go(held);
+	ok(!aior_restore(&pid, 1, &patient, NULL, &error), "... and restored by another host");
+}
+
+/* One of its threads is about to take a signal, which is the tracer's to give: it cannot be parked then. */
+static void park_with_signal(struct held *held, unsigned long options)
+{
+	const struct aior_options parking = {.timeout_ms = PATIENCE_MS, .parks = 1};
+	pid_t pid = held->target->pid, tid = held->target->shared->workers[0].tid;
+	int status = 0;
+
+	syscall(SYS_tgkill, pid, tid, SIGURG);
+	ptrace(PTRACE_CONT, tid, 0, 0);
+	waitpid(tid, &status, __WALL);
+	for (unsigned i = 0; i < held->count; i++)
+		if (get_registers(held->tids[i], &held->was[i]))
+			abort();
+	ok(WIFSTOPPED(status) && status >> 8 == SIGURG &&
+		aior_stage_traced(pid, options, &parking, NULL, &error) == -1 && error.err == EBUSY,
+	    "options 0x%lx: %s", options, error.message);
+	ok(are_held(held), "... all its threads are stopped, with their registers and masks");
+}
+
 /* A process that can have no pipe. What has failed must leave it as it was, in the tracer's hands. */
 static void fail_held(struct held *held, unsigned long options)
 {
@@ -263,7 +310,11 @@ static void traced_with(unsigned long options)
 		if (ok(!hold(&held, &target, options), "all threads are stopped")) {
 			fail_held(&held, options);
 			stage_held(&held, options);
+			park_held(&held, options);
 		}
+		let_go(&held);
+		if (!hold(&held, &target, options))
+			park_with_signal(&held, options);
 		let_go(&held);
 		ok(settle_target(&target) && is_same_look(before_it, look(target.pid)),
 		    "... all is as it was");
@@ -638,6 +689,187 @@ static void test_one_filter(void)
 	end_target(&target);
 }
 
+/* ---- stopped on its way out of io_submit ---- */
+
+#define BATCH_OF_READS 64
+
+static int file_of_reads;
+
+/* Submits reads that are done in io_submit itself, and takes their events, without end. */
+static void run_submitting(struct target *target)
+{
+	static char bytes[BATCH_OF_READS][4096];
+	struct iocb iocbs[BATCH_OF_READS] = {0}, *list[BATCH_OF_READS];
+	struct aio_slot events[BATCH_OF_READS];
+	aio_context_t ctx = 0;
+
+	(void)target;
+	if (io_setup(BATCH_OF_READS, &ctx))
+		_exit(1);
+	for (unsigned i = 0; i < BATCH_OF_READS; i++) {
+		iocbs[i].aio_lio_opcode = IOCB_CMD_PREAD;
+		iocbs[i].aio_fildes = (uint32_t)file_of_reads;
+		iocbs[i].aio_buf = (uintptr_t)bytes[i];
+		iocbs[i].aio_nbytes = sizeof(bytes[i]);
+		list[i] = &iocbs[i];
+	}
+	own->is_ready = 1;
+	while (io_submit(ctx, BATCH_OF_READS, list) == BATCH_OF_READS &&
+	       io_getevents(ctx, BATCH_OF_READS, events) == BATCH_OF_READS) {
+		for (unsigned i = 0; i < BATCH_OF_READS; i++)
+			if (events[i].res != (int64_t)sizeof(bytes[i]))
+				_exit(2);
+		own->counts[0]++;
+	}
+	_exit(3);
+}
+
+/*
+ * The kernel shows the call that a thread has come from until it is back in its program: also while it is stopped.
+ * Not on arm64, which forgets the call before it stops (arch/arm64/kernel/signal.c, do_signal).
+ */
+static int is_call_shown_when_stopped(void)
+{
+	pid_t pid = fork_mortal();
+	uint64_t first;
+	int is_shown;
+
+	if (!pid)
+		for (;;)
+			pause();
+	eventually(state_of(pid) == 'S');
+	kill(pid, SIGSTOP);
+	eventually(state_of(pid) == 'T');
+	is_shown = aior_current_call(pid, &first) >= 0;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return is_shown;
+}
+
+static int stops_after_io_submit(const struct target *target)
+{
+	int64_t begun = now_ms();
+	uint64_t first;
+
+	while (now_ms() - begun < PATIENCE_MS) {
+		kill(target->pid, SIGSTOP);
+		if (!eventually(state_of(target->pid) == 'T'))
+			return 0;
+		if (aior_current_call(target->pid, &first) == SYS_io_submit)
+			return 1;
+		kill(target->pid, SIGCONT);
+		tick();
+	}
+	return 0;
+}
+
+static void test_stopped_after_io_submit(void)
+{
+	const char *name = "stopped on its way out of io_submit";
+	struct target target;
+	unsigned long passes;
+
+	if (!is_call_shown_when_stopped()) {
+		skip(name, "this kernel forgets a thread's call when it stops");
+		return;
+	}
+	file_of_reads = memfd_create("reads", MFD_CLOEXEC);
+	if (file_of_reads < 0 || ftruncate(file_of_reads, 4096))
+		abort();
+	make_target(&target);
+	if (begin_target(&target, run_submitting) &&
+	    ok(stops_after_io_submit(&target), "it is %s", name)) {
+		ok(!stage_all(&target, 1), "%s: it is staged", name);
+		ok(!restore_all(&target, 1) && eventually(state_of(target.pid) == 'T'),
+		    "%s: it is restored, and stopped", name);
+		passes = target.shared->counts[0];
+		kill(target.pid, SIGCONT);
+		ok(eventually(target.shared->counts[0] > passes + 1), "%s: it goes on", name);
+	}
+	end_target(&target);
+	close(file_of_reads);
+}
+
+/* ---- a poll that it has cancelled itself, right before ---- */
+
+#define BUSY_MS 500
+
+static aio_context_t cancelled_ctx;
+static struct iocb cancelled_poll;
+
+static int be_real_time(int priority)
+{
+	struct sched_param param = {.sched_priority = priority};
+
+	return sched_setscheduler(0, priority ? SCHED_FIFO : SCHED_OTHER, &param);
+}
+
+static void run_cancelling(struct target *target)
+{
+	int fds[2];
+
+	pin_to(0);
+	if (be_real_time(2) || pipe2(fds, O_CLOEXEC) || io_setup(1, &cancelled_ctx))
+		_exit(1);
+	iocb_poll(&cancelled_poll, fds[0], POLLIN, 0x77);
+	if (submit_one(cancelled_ctx, &cancelled_poll) != 1)
+		_exit(1);
+	serve(target);
+}
+
+static long cancel_poll(long unused)
+{
+	return io_cancel(cancelled_ctx, &cancelled_poll) + 0 * unused;
+}
+
+static long events_of_cancelled(long unused)
+{
+	struct aio_slot events[4];
+
+	return io_getevents(cancelled_ctx, 4, events) + 0 * unused;
+}
+
+/* Keeps the workers of a CPU from running, for a while: the event of the poll comes from one. */
+static pid_t keep_cpu_busy(atomic_ulong *is_busy)
+{
+	pid_t pid = fork_mortal();
+
+	if (pid)
+		return pid;
+	pin_to(0);
+	if (be_real_time(1))
+		_exit(1);
+	*is_busy = 1;
+	for (int64_t begun = now_ms(); now_ms() - begun < BUSY_MS;)
+		;
+	_exit(0);
+}
+
+static void test_cancelled(void)
+{
+	const char *name = "a poll cancelled right before, with its worker held";
+	struct target target;
+	pid_t busy;
+
+	if (be_real_time(2)) {
+		skip(name, "real-time scheduling is not allowed here");
+		return;
+	}
+	make_target(&target);
+	if (begin_target(&target, run_cancelling)) {
+		busy = keep_cpu_busy(&target.shared->counts[0]);
+		eventually(target.shared->counts[0]);
+		ok(ask(&target, cancel_poll, 0) == -EINPROGRESS, "%s: its event is to come", name);
+		ok(!stage_all(&target, 1) && !outcomes[0].rings.poll_count,
+		    "%s: it is staged, and no poll remembered", name);
+		ok(!restore_all(&target, 1) && ask(&target, events_of_cancelled, 0) == 1,
+		    "%s: restored, its event is there, once", name);
+		waitpid(busy, NULL, 0);
+	}
+	be_real_time(0);
+	end_target(&target);
+}
+
 int main(void)
 {
 	static const struct live_test tests[] = {
@@ -646,6 +878,8 @@ int main(void)
 	    {"restartable sequences", test_rseq},
 	    {"a filter", test_filter},
 	    {"a filter of one thread", test_one_filter},
+	    {"stopped after io_submit", test_stopped_after_io_submit},
+	    {"cancelled right before", test_cancelled},
 	};
 
 	return run_live_tests(tests, COUNT(tests));

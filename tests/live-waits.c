@@ -59,6 +59,13 @@ static void test_all_while_parked(void)
 	end_target();
 }
 
+static void test_all_held(void)
+{
+	is_held_by_tool = 1;
+	test_all();
+	test_all_while_parked();
+}
+
 static const struct kind *kind;
 
 /* The thread and the rings, alone. */
@@ -339,6 +346,7 @@ int main(void)
 		return 1;
 	in_child("all", test_all);
 	in_child("all, parked", test_all_while_parked);
+	in_child("all, stopped by another tool", test_all_held);
 	in_child("times", test_times);
 	for (size_t i = 0; i < COUNT(kinds); i += step) {
 		kind = &kinds[i];

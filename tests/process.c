@@ -7,7 +7,7 @@
  *
  *	TOOL      what is tested: $BUILD/aio-restorer
  *	LEAVER    the program that it is tested on, of whatever architecture: $BUILD/tests/leaver
- *	CORPUS    a folder of cores, each with what `list --json` must say of it: tests/corpus
+ *	CORPUS    a folder of cores and of folders of CRIU's images, each with what `list --json` must say of it: tests/corpus
  *	FOREIGN   another one, of cores that another machine has just dumped: none
  *	OUT       a folder in which a core is left for other machines, and its JSON: none
  */
@@ -715,14 +715,14 @@ static void check_run(const char *path, const char *wanted)
 	free_result(&run);
 }
 
-/* What `list --json` must say stands beside the core. */
+/* What `list --json` must say stands beside the core, or the folder. */
 static void check_core(const char *path)
 {
 	struct result listed = run_tool("list", path, "--json");
 	char json[PATH_MAX], *wanted;
 	size_t len;
 
-	snprintf(json, sizeof(json), "%.*s.json", (int)(strlen(path) - strlen(".core")), path);
+	snprintf(json, sizeof(json), "%.*s.json", (int)(strrchr(path, '.') - path), path);
 	wanted = read_file(json, &len);
 	if (!ok(len && !listed.status && !strcmp(listed.out, wanted), "%s is listed as %s has it",
 		path, json))
@@ -743,7 +743,7 @@ static void test_cores(const char *in)
 	while (dir && (entry = readdir(dir))) {
 		const char *end = strrchr(entry->d_name, '.');
 
-		if (!end || strcmp(end, ".core"))
+		if (!end || (strcmp(end, ".core") && strcmp(end, ".images")))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", in, entry->d_name);
 		check_core(path);

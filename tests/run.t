@@ -116,7 +116,7 @@ end($_) for @busy;
 
 $leaver = leaver('--ring', 'n=1,head=3,tail=9', '--ring', 'n=500,head=800,tail=20', '--threads', 2);
 SKIP: {
-    skip 'no gdb', 6 unless have('gcore');
+    skip 'no gdb', 10 unless have('gcore');
     my $filter = "/proc/$leaver->{pid}/coredump_filter";
     my $gcore = sub {
         my ($value) = @_;
@@ -136,6 +136,14 @@ SKIP: {
             || ($result->{status} == 1 && $result->{err} =~ m{ring 0x[0-9a-f]+: .* does not hold its memory: before the core is made, write 0x7f to /proc/PID/coredump_filter\n\z}),
         '... with the default filter: the rings, or what to do') or diag explain $result;
     note("gcore with the default coredump_filter: ", $result->{status} ? 'without the rings' : 'with the rings');
+    # Staged rings are memory like any other, which is in every core.
+    is(run_tool('stage', $leaver->{pid})->{status}, 0, 'a staged process: stage');
+    $file = $gcore->('0x33');
+    $listed = run_tool('list', $file, '--json');
+    is_rings($leaver, $listed, "... list of a core of gdb's gcore, with the default filter");
+    like($listed->{out}, qr/"state":"staged"/, '... staged');
+    is_rings($leaver, run_tool('run', $file, '--json'), '... run');
+    run_tool('restore', $leaver->{pid});
 }
 end($leaver);
 SKIP: {

@@ -15,13 +15,24 @@ nasm|nasm|build
 ld|binutils|build
 /usr/include/stdio.h|libc6-dev|build
 /usr/include/gelf.h|libelf-dev|build
+protoc-c|protobuf-c-compiler|build
+/usr/include/protobuf-c/protobuf-c.h|libprotobuf-c-dev|build
 /usr/include/libaio.h|libaio-dev|demo
 fio|fio|demo
 prove|perl|check
 gdb|gdb|check
 eu-readelf|elfutils|check
+stress-ng|stress-ng|check
+sysbench|sysbench|check
+tgtd|tgt|check
+qemu-io|qemu-utils|check
+/usr/lib/*/qemu/block-iscsi.so|qemu-block-extra|check
+mariadbd|mariadb-server-core|check
+mariadb|mariadb-client-core|check
 setpriv|util-linux|check
 /usr/include/fuse3/fuse.h|libfuse3-dev|check
+runc|runc|check
+podman|podman|check
 script|bsdutils|check
 mandoc|mandoc|check
 clang|clang|check
@@ -51,7 +62,8 @@ esac
 is_there()
 {
 	case "$1" in
-	/*) [ -e "$1" ] ;;
+	# (A pattern is one of what it matches.)
+	/*) for path in $1; do [ -e "$path" ]; return; done ;;
 	*) command -v "$1" >/dev/null 2>&1 ;;
 	esac
 }
@@ -74,6 +86,12 @@ if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
 fi
 echo "setup: installing $packages" >&2
 log=$(mktemp)
+# No server is started because it is installed: the tests start their own.
+policy=/usr/sbin/policy-rc.d
+[ -e $policy ] && policy=
+trap '[ -z "$policy" ] || rm -f "$policy"' EXIT
+trap 'exit 1' HUP INT TERM
+[ -z "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"; }
 export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
 { apt-get update && apt-get install -y --no-install-recommends $packages; } >"$log" 2>&1

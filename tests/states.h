@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <linux/aio_abi.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -17,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "restorer.h"
@@ -161,6 +164,30 @@ static void be_unprivileged(const char *unused)
 	set_prctl(PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS");
 }
 
+/* A filter ends it if it makes a call that a blob makes, and it does not. */
+static void filter_calls(const char *unused)
+{
+	static const int forbidden[] = {
+	    SYS_rt_sigsuspend, SYS_io_destroy, SYS_mremap, SYS_vmsplice};
+	struct sock_filter program[2 * COUNT(forbidden) + 2] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	struct sock_fprog prog = {.filter = program};
+	unsigned short at = 1;
+
+	(void)unused;
+	for (size_t i = 0; i < COUNT(forbidden); i++) {
+		program[at++] = (struct sock_filter)BPF_JUMP(
+		    BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)forbidden[i], 0, 1);
+		program[at++] =
+		    (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	}
+	program[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	prog.len = at;
+	set_prctl(PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS");
+	check(!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog),
+	    "seccomp");
+}
+
 /* Further memory is locked, and there may be no more of that than `limit` bytes. */
 static void lock_future(const char *limit)
 {
@@ -229,6 +256,7 @@ static const struct state {
     {"mdwe", deny_write_exec, 0},         /* memory cannot become executable */
     {"undumpable", be_undumpable, 1},     /* PR_SET_DUMPABLE */
     {"no-new-privs", be_unprivileged, 0}, /* PR_SET_NO_NEW_PRIVS */
+    {"filter", filter_calls, 1},          /* of system calls: it must not make those of a blob */
     {"mlockall", lock_future, 1},         /* LIMIT: MCL_FUTURE, and RLIMIT_MEMLOCK */
     {"mappings", fill_mappings, 1},       /* LEFT: all mappings but so many are in use */
     {"limit-as", limit_memory, 1},        /* no more memory can be mapped */

@@ -66,8 +66,11 @@ no_white_space_at_ends()
 	! files | xargs grep -nE '[[:space:]]+$'
 }
 
+# With the CRIU plugin, if its header could be had.
 compiles_with()
 {
+	mkdir -p "$work/$1"
+	[ ! -e build/criu ] || ln -sfn "$PWD/build/criu" "$work/$1/criu"
 	make -s BUILD="$work/$1" CC="$1" CFLAGS='-O1' all
 }
 

@@ -9,8 +9,10 @@
 #ifndef TEST_WAITING_H
 #define TEST_WAITING_H
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/ptrace.h>
 
 #include "aio-restorer.h"
 #include "facts.h"
@@ -359,15 +361,79 @@ static inline int operate(operation *what)
 	return ret || outcome.pid != target || outcome.was_so;
 }
 
+/* Calls `what` for each thread of the target. */
+static inline int each_thread(int (*what)(pid_t tid))
+{
+	struct dirent *entry;
+	char path[64];
+	int ret = 0;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)target);
+	tasks = opendir(path);
+	while (tasks && !ret && (entry = readdir(tasks)))
+		if (entry->d_name[0] != '.')
+			ret = what(atoi(entry->d_name));
+	if (tasks)
+		closedir(tasks);
+	return ret;
+}
+
+static inline int hold_thread(pid_t tid)
+{
+	int status;
+
+	return ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) ||
+	       ptrace(PTRACE_INTERRUPT, tid, 0, 0) || waitpid(tid, &status, __WALL) != tid;
+}
+
+static inline int let_thread_go(pid_t tid)
+{
+	return ptrace(PTRACE_DETACH, tid, 0, 0) ? -1 : 0;
+}
+
+/* Another tool stops the target itself, as CRIU does for its plugins. */
+static int is_held_by_tool;
+
+static inline int stage_held(const pid_t *pids, size_t count, const struct aior_options *options,
+    struct aior_outcome *outcomes, struct aior_error *error)
+{
+	struct aior_options parking = *options;
+	struct aior_samples *samples = NULL;
+	int ret = aior_sample(*pids, &samples, error);
+
+	(void)count;
+	parking.parks = 1;
+	parking.samples = samples;
+	if (!ret && !(ret = each_thread(hold_thread)))
+		ret = aior_stage_traced(*pids, PTRACE_O_TRACESYSGOOD, &parking, outcomes, error);
+	aior_samples_free(samples);
+	return ret || each_thread(let_thread_go) ? -1 : 0;
+}
+
+static inline int restore_held(const pid_t *pids, size_t count, const struct aior_options *options,
+    struct aior_outcome *outcomes, struct aior_error *error)
+{
+	int ret = each_thread(hold_thread);
+
+	(void)count;
+	if (!ret)
+		ret = aior_restore_traced(*pids, PTRACE_O_TRACESYSGOOD, options, outcomes, error);
+	return ret || each_thread(let_thread_go) ? -1 : 0;
+}
+
 /* 0, or -1, having said why. */
 static inline int stage_target(void)
 {
-	return operate(aior_stage) || !outcome.is_staged ? -1 : 0;
+	return operate(is_held_by_tool ? stage_held : aior_stage) || !outcome.is_staged ? -1 : 0;
 }
 
 static inline int restore_target(void)
 {
-	return operate(aior_restore) || outcome.is_staged || outcome.rings.lost_count ? -1 : 0;
+	return operate(is_held_by_tool ? restore_held : aior_restore) || outcome.is_staged ||
+		       outcome.rings.lost_count
+		   ? -1
+		   : 0;
 }
 
 static inline int there_and_back(void)

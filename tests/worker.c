@@ -15,6 +15,7 @@
  *                            zeros (reads of no byte)
  *   --file PATH              what is read: a file that --make PATH has made; otherwise one of its own
  *   --make PATH              makes that file, and no more
+ *   --alone                  it does not end with its parent
  *   --quiet                  requests are submitted once, and nothing is done until SIGTERM
  *   --heir idle|ring         a child that has inherited the rings, and has none of its own or one
  *                            that it drives. SIGUSR1 makes it read the inherited ones. It prints to the same
@@ -89,7 +90,7 @@ static struct ring rings[MOST_RINGS];
 static unsigned ring_count = 2, thread_count = 1, entries = 16;
 static unsigned wanted[] = {4, 3, 2};
 static int file_fd = -1, silent[2];
-static int is_quiet;
+static int is_quiet, is_alone;
 static atomic_ulong events_seen;
 static volatile sig_atomic_t must_end, must_look;
 static char prefix[32]; /* of each line: a child's pid */
@@ -612,6 +613,7 @@ static const struct option long_options[] = {
     {"inflight", required_argument, NULL, 'i'},
     {"file", required_argument, NULL, 'f'},
     {"make", required_argument, NULL, 'm'},
+    {"alone", no_argument, NULL, 'a'},
     {"quiet", no_argument, NULL, 'q'},
     {"heir", required_argument, NULL, 'h'},
     {"state", required_argument, NULL, 's'},
@@ -690,6 +692,9 @@ int main(int argc, char **argv)
 			break;
 		case 'm':
 			return make_file(optarg);
+		case 'a':
+			is_alone = 1;
+			break;
 		case 'q':
 			is_quiet = 1;
 			break;
@@ -703,7 +708,8 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!is_alone)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGUSR1, &action, NULL);
 	check(!pipe2(silent, O_CLOEXEC), "pipe2");

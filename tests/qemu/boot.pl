@@ -5,6 +5,10 @@
 # TAP stream of what they say on the serial console: see init.c for the marks between them.
 #
 # usage: boot.pl NAME ARCH (`fetch.sh list` names them)
+#        boot.pl NAME ARCH soak PROGRAM...     (criu: tests/criu.t)
+#
+# The second form boots it with a small system and a disk, and makes rounds over real programs there, as tests/soak.t
+# does here, with the same ROUNDS and FORMS.
 #
 # A kernel that panics, hangs or says nothing is a failure, with the end of its console shown. The
 # time limit is $AIOR_BOOT_SECONDS, or else the machine's own. Everything is emulated, which works on every
@@ -16,10 +20,13 @@ use IO::Select;
 use POSIX ':sys_wait_h';
 use Time::HiRes qw(sleep time);
 
-die "usage: boot.pl NAME ARCH\n" unless @ARGV == 2;
-my ($name, $arch) = @ARGV;
+die "usage: boot.pl NAME ARCH [soak PROGRAM...]\n" unless @ARGV == 2 || @ARGV > 3 && $ARGV[2] eq 'soak';
+my ($name, $arch, undef, @real) = @ARGV;
 my $build = $ENV{BUILD} // 'build';
 my $out = "$build/qemu/$name-$arch";
+my $kind = join "-", $out, "soak", @real;
+my $first_files = @real ? "$kind.cpio" : "$build/qemu/$arch.cpio";
+my $disk = "$kind.disk";
 my $tool = "$build/aio-restorer";
 
 # How each machine is emulated, where its console is, and how long a boot may take. An emulated riscv64
@@ -32,7 +39,10 @@ my %machines = (
     riscv64 => { qemu => 'qemu-system-riscv64', options => '-machine virt -cpu rv64',                    console => 'ttyS0',   seconds => 900 },
 );
 my $machine = $machines{$arch} // die "boot.pl: no machine $arch\n";
-my $limit = $ENV{AIOR_BOOT_SECONDS} // $machine->{seconds};
+# Emulation is slow: a short test is one of some forms.
+my $rounds = $ENV{ROUNDS} // 4;
+my $forms = $ENV{FORMS} // ($ENV{ROUNDS} ? '.' : 'processes|threads|reap');
+my $limit = $ENV{AIOR_BOOT_SECONDS} // $machine->{seconds} + 60 * $rounds * @real;
 
 sub skip_all { my ($why) = @_; chomp $why; print "1..0 # SKIP $why\n"; exit 0 }
 
@@ -63,7 +73,11 @@ sub diag { print map { "# $_\n" } map { split /\n/ } @_ }
 
 my $pid;
 
-END { local $?; if ($pid) { kill 'KILL', $pid; waitpid $pid, 0 } }
+END {
+    local $?;
+    if ($pid) { kill 'KILL', $pid; waitpid $pid, 0 }
+    unlink $disk, $first_files if @real;
+}
 $SIG{$_} = sub { exit 1 } for qw(INT TERM HUP PIPE);
 $| = 1;
 
@@ -77,8 +91,9 @@ sub start
     my @command = (
         have('setpriv') ? qw(setpriv --pdeathsig KILL) : (),
         $machine->{qemu}, split(' ', "$machine->{options} $accel"),
-        qw(-nodefaults -no-user-config -display none -monitor none -no-reboot -smp 2 -m 1024 -serial stdio),
-        '-kernel', $kernel, '-initrd', "$build/qemu/$arch.cpio",
+        qw(-nodefaults -no-user-config -display none -monitor none -no-reboot -smp 2 -serial stdio -m), @real ? 2048 : 1024,
+        @real ? ('-drive', "file=$disk,format=raw,if=virtio,cache=none,aio=threads") : (),
+        '-kernel', $kernel, '-initrd', $first_files,
         '-append', "console=$machine->{console} rdinit=/init quiet loglevel=1 panic=-1 oops=panic",
     );
     pipe my $from, my $to or die "pipe: $!";
@@ -200,18 +215,36 @@ sub test_cross_reading
 # ---- all of it ----
 
 skip_all("there is no $machine->{qemu} here") if !have($machine->{qemu});
-if (!-e "$build/qemu/$arch.cpio") {
+if (!-e ($real[0] ? "$build/guest/$arch/aio-restorer" : $first_files)) {
     my $why = slurp("$build/guest/$arch/missing");
     skip_all($why ne '' ? $why : "no programs for $arch were built (make blobs says what is missing)");
 }
-my $kernel = `$FindBin::Bin/fetch.sh kernel '$name' '$arch' 2>&1`;
+my $kernel = `$FindBin::Bin/../fetch.sh kernel '$name' '$arch' 2>&1`;
 skip_all($kernel) if $? >> 8 == 3;
 die $kernel if $?;
 $kernel =~ s/\A((?:fetch\.sh: .*\n)*)//;
 diag($1) if $1;
 chomp $kernel;
 
-unlink glob "$out/*";
+# A whole system, and a disk of holes.
+sub prepare_soak
+{
+    mkdir "$build/qemu";
+    chomp(my $root = `$FindBin::Bin/../fetch.sh root '$name' '$arch'`);
+    skip_all("the system of $name $arch cannot be fetched") if $? >> 8 == 3;
+    die "fetch.sh root $name $arch: status $?\n" if $?;
+    if (grep { $_ eq 'criu' } @real) {
+        skip_all("there is no CRIU plugin for $arch: make criu says why") if !-e "$build/guest/$arch/aio_restorer.so";
+        `$FindBin::Bin/../fetch.sh criu '$arch'`;
+        skip_all("CRIU for $arch cannot be fetched") if $? >> 8 == 3;
+    }
+    system("$FindBin::Bin/initramfs.pl", $first_files, $build, 'soak', $root, $arch, $limit, $rounds, $forms, @real) == 0 or die "initramfs.pl: status $?\n";
+    open my $file, '>', $disk or die "$disk: $!\n";
+    truncate $file, 1 << 30 or die "$disk: $!\n";
+}
+
+prepare_soak() if @real;
+unlink glob "$out/*" if !@real;
 my $begun = time;
 my $end = $begun + $limit;
 my $from = start($kernel);
@@ -242,7 +275,7 @@ if ($is_done) {
     ok(!kill(0, $pid), "$name $arch: powers off");
     undef $pid if !kill 0, $pid;
 }
-test_cross_reading() if $is_done;
+test_cross_reading() if $is_done && !@real;
 diag(sprintf '%s %s: %d tests in %.1f s', $name, $arch, $count, $seconds);
 print "1..$count\n";
 exit($failed ? 1 : 0);

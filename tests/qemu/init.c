@@ -138,7 +138,9 @@ static pid_t start(char **words)
 	close(fd);
 	execv(words[0], words);
 	printf("%s cannot be run: %s\n", words[0], strerror(errno));
-	exit(127);
+	/* (exit would set /list, which is the parent's, too, back to what has not been taken of it.) */
+	fflush(stdout);
+	_exit(127);
 }
 
 /* words: NAME SECONDS PROGRAM ARGUMENT... */

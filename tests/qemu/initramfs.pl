@@ -6,16 +6,20 @@
 # wants a folder laid out first, and root to make /dev/console in it.
 #
 # usage: initramfs.pl OUT BUILD ARCH [ARCH...]
+#        initramfs.pl OUT BUILD soak ROOT ARCH SECONDS ROUNDS FORMS PROGRAM...
 #
 # The first architecture is the guest's: its programs lie in /bin and /tests, its blobs in /blobs. The
 # others are those whose programs its kernel runs too: they lie in /ARCH, and run after.
+#
+# The second form is a folder that is a whole system (fetch.sh root), in which real programs are staged and
+# restored (tests/soak.t).
 use strict;
 use warnings;
 use FindBin;
 
-die "usage: initramfs.pl OUT BUILD ARCH [ARCH...]\n" unless @ARGV >= 3;
+die "usage: initramfs.pl OUT BUILD ARCH [ARCH...] | OUT BUILD soak ROOT ARCH SECONDS ROUNDS FORMS PROGRAM...\n" unless @ARGV >= 3;
 my ($out, $build, @arches) = @ARGV;
-my ($FOLDER, $PROGRAM, $FILE, $DEVICE) = (040755, 0100755, 0100644, 020600);
+my ($FOLDER, $PROGRAM, $FILE, $LINK, $DEVICE) = (040755, 0100755, 0100644, 0120777, 020600);
 
 my ($archive, $inode, %have, @list) = ('', 0);
 
@@ -64,23 +68,74 @@ sub add_arch
     }
 }
 
+sub add_tests
+{
+    add($_ =~ s{^tests/}{}r, $FILE, slurp($_)) for grep { -f } glob 'tests/corpus/* tests/corpus/*/*';
+    # Emulation is slow: a twentieth of what is done again and again, and fewer mappings for the test that uses them all up.
+    push @list, 'set PATH /bin', 'set CORPUS /corpus', 'set TEST_EFFORT 5', 'write /proc/sys/vm/max_map_count 8000';
+    for my $file ('fresh.core', 'fresh.json') {
+        add("foreign/$file", $FILE, slurp("$build/qemu/foreign/$file")) if -s "$build/qemu/foreign/$file";
+    }
+    push @list, 'set FOREIGN /foreign' if $have{foreign};
+    push @list, 'set OUT /tmp/out';
+    add_arch($arches[0], '', '');
+    for my $arch (@arches[1 .. $#arches]) {
+        # Their processes, seen by the guest's own tool; and then all by theirs.
+        push @list, 'set OUT /tmp', "run $arch-by-$arches[0] 60 /tests/process.t LEAVER=/$arch/bin/leaver";
+        add_arch($arch, "/$arch", "$arch/");
+    }
+}
+
+# All that a folder holds; what leads to somewhere else leads there still.
+sub add_folder
+{
+    my ($from, $to) = @_;
+    my @folders = ('');
+    while (defined(my $folder = shift @folders)) {
+        opendir my $list, "$from/$folder" or die "initramfs.pl: $from/$folder: $!\n";
+        for my $path (map { $folder eq '' ? $_ : "$folder/$_" } grep { !/^\.\.?$/ } readdir $list) {
+            my $is_link = -l "$from/$path";
+            add("$to$path", $LINK, readlink "$from/$path") if $is_link;
+            push @folders, $path if !$is_link && -d _;
+            add("$to$path", -x _ ? $PROGRAM : $FILE, slurp("$from/$path")) if !$is_link && -f _;
+        }
+    }
+}
+
+# CRIU, the plugin, and what is checkpointed.
+sub add_criu
+{
+    my ($arch) = @_;
+    chomp(my $criu = `tests/fetch.sh criu $arch`);
+    die "initramfs.pl: there is no CRIU for $arch\n" if $?;
+    add_folder($criu, 'build/criu/');
+    add('build/aio_restorer.so', $PROGRAM, slurp("$build/guest/$arch/aio_restorer.so"));
+    add("build/tests/$_", $PROGRAM, slurp("$build/guest/$arch/$_")) for qw(worker leaver);
+    add('tests/criu.t', $FILE, slurp('tests/criu.t'));
+    push @list, 'set DEATHS 4';
+}
+
+sub add_soak
+{
+    my (undef, $root, $arch, $seconds, $rounds, $forms, @programs) = @_;
+    add_folder($root, '');
+    add("build/aio-restorer", $PROGRAM, slurp("$build/guest/$arch/aio-restorer"));
+    add_criu($arch) if grep { $_ eq 'criu' } @programs;
+    add($_, $FILE, slurp($_)) for 'tests/soak.t', 'tests/qemu/soak.sh', glob 'tests/*.pm tests/soak/*.pm';
+    # (The list is of words, so a pattern of forms is to have no spaces.)
+    $forms =~ s/\s/./g;
+    push @list, 'set PATH /usr/sbin:/usr/bin:/sbin:/bin', 'set HOME /tmp', "set ROUNDS $rounds", 'set PACE 8', "set FORMS $forms";
+    # A round of three processes takes seven seconds.
+    push @list, 'set RUN_SECONDS ' . ($rounds > 8 ? 60 : 20);
+    push @list, 'run disk 60 /bin/sh tests/qemu/soak.sh', map {
+        "run $_ $seconds /usr/bin/perl tests/" . ($_ eq 'criu' ? 'criu.t' : "soak.t $_")
+    } @programs;
+}
+
 add($_, $FOLDER, '') for qw(proc sys dev tmp run);
 add('dev/console', $DEVICE, '', 5, 1);
-add('init', $PROGRAM, slurp("$build/guest/$arches[0]/init"));
-add("corpus/$_", $FILE, slurp("tests/corpus/$_")) for map { s{.*/}{}r } glob 'tests/corpus/*';
-# Emulation is slow: a twentieth of what is done again and again, and fewer mappings for the test that uses them all up.
-push @list, 'set PATH /bin', 'set CORPUS /corpus', 'set TEST_EFFORT 5', 'write /proc/sys/vm/max_map_count 8000';
-for my $file ('fresh.core', 'fresh.json') {
-    add("foreign/$file", $FILE, slurp("$build/qemu/foreign/$file")) if -s "$build/qemu/foreign/$file";
-}
-push @list, 'set FOREIGN /foreign' if $have{foreign};
-push @list, 'set OUT /tmp/out';
-add_arch($arches[0], '', '');
-for my $arch (@arches[1 .. $#arches]) {
-    # Their processes, seen by the guest's own tool; and then all by theirs.
-    push @list, 'set OUT /tmp', "run $arch-by-$arches[0] 60 /tests/process.t LEAVER=/$arch/bin/leaver";
-    add_arch($arch, "/$arch", "$arch/");
-}
+add('init', $PROGRAM, slurp("$build/guest/" . ($arches[0] eq 'soak' ? $arches[2] : $arches[0]) . '/init'));
+$arches[0] eq 'soak' ? add_soak(@arches) : add_tests();
 add('list', $FILE, join("\n", @list) . "\n");
 add('TRAILER!!!', 0, '');
 

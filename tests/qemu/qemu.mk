@@ -15,10 +15,11 @@ $(BUILD)/qemu/foreign/fresh.core: $(BUILD)/tests/process.t $(BUILD)/aio-restorer
 define cpio_rules
 $(BUILD)/qemu/$(1).cpio: $(foreach a,$(1) $(filter $(GUEST_ARCHES),$($(1).also)),$(addprefix $(BUILD)/guest/$(a)/,init aio-restorer leaver $(GUEST_TESTS:%=%.t)) \
 	$(BUILD)/tests/restore-abi2-$(a).bin $(OPS:%=$(BUILD)/blob-%-$(a).bin)) \
-	$(wildcard tests/corpus/* tests/qemu/*) $(BUILD)/qemu/foreign/fresh.core
+	$(wildcard tests/corpus/* tests/corpus/*/* tests/qemu/*) $(BUILD)/qemu/foreign/fresh.core
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)tests/qemu/initramfs.pl $$@ $(BUILD) $(1) $(filter $(GUEST_ARCHES),$($(1).also))
 endef
 $(foreach a,$(GUEST_ARCHES),$(eval $(call cpio_rules,$(a))))
 
-guests: $(GUEST_ARCHES:%=$(BUILD)/qemu/%.cpio)
+# What is checkpointed by CRIU there comes with a whole system: see boot.pl.
+guests: $(GUEST_ARCHES:%=$(BUILD)/qemu/%.cpio) $(addprefix $(BUILD)/guest/,$(foreach a,$(filter aarch64 x86_64,$(GUEST_ARCHES)),$(a)/worker $(if $(PLUGIN),$(a)/aio_restorer.so)))

@@ -1,13 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Kernels and libraries of other architectures, from the Debian mirror that this machine uses
-# itself. Kept outside of the clone: a kernel's package is 100 MB, and only its image is kept.
+# Kernels, libraries and programs of other architectures and releases, from the Debian mirror that this
+# machine uses itself. Kept outside of the clone: a kernel's package is 100 MB, and only its image is kept.
 #
 #	fetch.sh list [KERNELS [ARCHES]]   kernels that can be had: NAME ARCH; all, or those that are asked for
 #	fetch.sh kernel NAME ARCH          prints the path of a kernel image that QEMU takes
-#	fetch.sh libs ARCH                 prints the path of a folder: include/, lib/ with static libelf and
-#	                                   libaio, and LIBS, the linker's arguments for them
+#	fetch.sh root NAME ARCH            prints the path of a folder that is a whole system, small, with fio, perl,
+#	                                   and those of the kernel's modules that it takes to have a disk, and CRIU
+#	fetch.sh libs ARCH                 prints the path of a folder: include/, lib/ with static libelf, libaio
+#	                                   and libprotobuf-c, and LIBS, the linker's arguments for them
+#	fetch.sh criu ARCH                 prints the path of a folder: criu, a program that runs whatever the
+#	                                   machine's own libraries are, and include/, for its plugins
 #
 # Exit: 1 failed, 2 wrong usage, 3 this machine cannot have it.
 
@@ -38,7 +42,11 @@ i386|bookworm|i386
 aarch64|bookworm|arm64
 riscv64|sid|riscv64
 '
-library_packages='libelf-dev zlib1g-dev libzstd-dev libaio-dev'
+library_packages='libelf-dev zlib1g-dev libzstd-dev libaio-dev libprotobuf-c-dev'
+
+# What a root has; all that these depend on is taken, too.
+root_packages='fio perl dash coreutils util-linux mount kmod e2fsprogs'
+root_modules='virtio|/ext4|/jbd2|/mbcache|/crc|_diag|/nfnetlink|/nf_tables|/libcrc32c|/tun|/veth'
 
 # fail STATUS SENTENCE
 fail()
@@ -49,7 +57,7 @@ fail()
 
 usage()
 {
-	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | libs ARCH'
+	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | root NAME ARCH | libs ARCH | criu ARCH'
 }
 
 # row TABLE KEY: the rest of the row that starts with KEY.
@@ -73,6 +81,16 @@ known()
 		column "$kernels" "$2" | grep -qxF -e "$word" ||
 			fail 2 "there is no $1 $word; there are: $(column "$kernels" "$2" | tr '\n' ' ')"
 	done
+}
+
+# choose NAME ARCH: sets `name`, and `what` to the kernel's row.
+choose()
+{
+	name=$1
+	known kernel 1 "$1"
+	known architecture 2 "$2"
+	what=$(row "$kernels" "$1|$2")
+	[ -n "$what" ] || fail 2 "there is no kernel $1 for $2"
 }
 
 list()
@@ -205,9 +223,9 @@ newest_package()
 	echo "$names" | grep -F -e "-$2." | tail -n 1 | grep . || echo "$names" | tail -n 1
 }
 
-fetch_kernel()
+# get_kernel ROW: into the work folder, in place of its kind from another time.
+get_kernel()
 {
-	[ ! -s "$2" ] || return 0
 	IFS='|' read -r suite debian_arch pattern <<-END
 		$1
 	END
@@ -218,9 +236,74 @@ fetch_kernel()
 	*) echo "fetch.sh: Debian's $suite has no kernel ${name%%-*} any more: $package is taken" >&2 ;;
 	esac
 	download "$package"
+}
+
+# keep_image PATH
+keep_image()
+{
 	dpkg-deb --fsys-tarfile "$work"/*.deb | tar -xO --wildcards '*/vmlinu[xz]*' >"$work/image"
 	[ -s "$work/image" ] || fail 1 "there is no kernel image in $package"
-	mv "$work/image" "$2"
+	mv "$work/image" "$1"
+}
+
+fetch_kernel()
+{
+	[ ! -s "$2" ] || return 0
+	get_kernel "$1"
+	keep_image "$2"
+}
+
+# keep_modules FOLDER: those of the kernel's package, or of the one that newer kernels have beside it.
+keep_modules()
+{
+	for beside in '' "linux-modules-${package#linux-binary-}"; do
+		if [ -n "$beside" ]; then
+			rm -f "$work"/*.deb
+			download "$(echo "$beside" | sed 's/-unsigned//')"
+		fi
+		dpkg-deb --fsys-tarfile "$work"/*.deb | tar -t | grep -E "modules\\.(builtin|order)|($root_modules)[^ ]*\\.ko" >"$work/modules" || continue
+		mkdir "$1"
+		dpkg-deb --fsys-tarfile "$work"/*.deb | tar -x -C "$1" -T "$work/modules" || fail 1 "$package cannot be unpacked"
+		return 0
+	done
+	fail 1 "there are no modules of $package"
+}
+
+# get_all PACKAGE...: these, and all that they depend on, unpacked into the work folder.
+get_all()
+{
+	apt get install -y --download-only --no-install-recommends "$@" >/dev/null ||
+		fail 3 "$* cannot be fetched: $(said)"
+	mkdir "$work/root"
+	for package in "$state"/cache/archives/*.deb; do
+		dpkg-deb -x "$package" "$work/root" || fail 1 "$package cannot be unpacked"
+	done
+}
+
+# fetch_root ROW FOLDER IMAGE ARCH
+fetch_root()
+{
+	[ ! -e "$2" ] || return 0
+	get_kernel "$1"
+	[ -s "$3" ] || keep_image "$3"
+	keep_modules "$work/of-kernel"
+	# One system for all of its architecture: a suite that has a kernel need not have the rest.
+	IFS='|' read -r suite debian_arch <<-END
+		$(row "$libraries" "$4")
+	END
+	open_suite "$suite" "$debian_arch"
+	# shellcheck disable=SC2086
+	get_all $root_packages
+	# Where all lies in /usr, these lead there.
+	for folder in bin sbin lib; do
+		[ -e "$work/root/$folder" ] || ln -s "usr/$folder" "$work/root/$folder"
+	done
+	mv "$(find "$work/of-kernel" -type d -name modules)" "$work/root/lib/" || exit 1
+	# What is large, and not used.
+	for large in share/doc share/man share/locale share/zoneinfo bin/python* lib/python* lib/*/gconv lib/*/perl/*/CORE; do
+		rm -rf "$work"/root/usr/$large
+	done
+	mv "$work/root" "$2"
 }
 
 fetch_libs()
@@ -244,8 +327,31 @@ fetch_libs()
 	done >"$work/new/lib/libisoc23.a"
 	needs=$(sed -n 's/^Requires.private: *//p' "$work"/root/usr/lib/*/pkgconfig/libelf.pc |
 		tr -s ', ' '[\n*]' | sed -n 's/^zlib$/z/; s/^lib//; s/^[a-z].*/-l&/p' | tr '\n' ' ')
-	echo "-lelf ${needs}-laio -lisoc23" >"$work/new/LIBS"
+	echo "-lelf ${needs}-laio -lprotobuf-c -lisoc23" >"$work/new/LIBS"
 	mv "$work/new" "$2"
+}
+
+# Its libraries are newer than this machine's, so it is run by its own loader, wherever the folder is.
+fetch_criu()
+{
+	[ ! -e "$1" ] || return 0
+	IFS='|' read -r suite debian_arch <<-END
+		$2
+	END
+	open_suite sid "$debian_arch"
+	get_all criu libcriu-dev
+	libraries=$(cd "$work/root" && ls -d usr/lib/*-linux-gnu)
+	loader=$(cd "$work/root" && ls "$libraries"/ld-linux*.so.* "usr/lib"*/ld-linux*.so.* 2>/dev/null | head -n 1)
+	[ -n "$loader" ] || fail 1 'there is no loader in libc6'
+	mkdir "$work/root/include"
+	ln -s ../usr/include/criu "$work/root/include/criu"
+	cat >"$work/root/criu" <<-END
+		#!/bin/sh
+		here=\$(dirname "\$(readlink -f "\$0")")
+		exec "\$here/$loader" --library-path "\$here/$libraries" "\$here/usr/sbin/criu" "\$@"
+	END
+	chmod +x "$work/root/criu"
+	mv "$work/root" "$1"
 }
 
 command=${1:-}
@@ -254,20 +360,30 @@ list-[123])
 	list "${2:-}" "${3:-}"
 	;;
 kernel-3)
-	name=$2
-	known kernel 1 "$2"
-	known architecture 2 "$3"
-	what=$(row "$kernels" "$2|$3")
-	[ -n "$what" ] || fail 2 "there is no kernel $2 for $3"
+	choose "$2" "$3"
 	path=$cache/vmlinuz-$2-$3
 	[ -s "$path" ] || (locked fetch_kernel "$what" "$path") || exit
+	echo "$path"
+	;;
+root-3)
+	choose "$2" "$3"
+	path=$cache/root-$2-$3-$(echo "$root_packages $root_modules" | cksum | cut -d ' ' -f 1)
+	[ -e "$path" ] || (locked fetch_root "$what" "$path" "$cache/vmlinuz-$2-$3" "$3") || exit
 	echo "$path"
 	;;
 libs-2)
 	what=$(row "$libraries" "$2")
 	[ -n "$what" ] || fail 2 "there are no libraries for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
-	path=$cache/libs-$2
+	# Another list of packages is another folder.
+	path=$cache/libs-$2-$(echo "$library_packages" | cksum | cut -d ' ' -f 1)
 	[ -e "$path" ] || (locked fetch_libs "$what" "$path") || exit
+	echo "$path"
+	;;
+criu-2)
+	what=$(row "$libraries" "$2")
+	[ -n "$what" ] || fail 2 "there is no CRIU for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
+	path=$cache/criu-$2
+	[ -e "$path" ] || (locked fetch_criu "$path" "$what") || exit
 	echo "$path"
 	;;
 *)

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Rings and capsules, read out of the memory of a process: a running one, or one that a core or CRIU's
+ * images hold. Whoever made those may be an enemy: nothing is allocated that they do not hold.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Allocates and reads it; NULL, and memory->why says why. The caller frees it. */
+static void *read_bytes(struct aior_memory *memory, uint64_t addr, uint64_t len)
+{
+	void *bytes;
+
+	if (len > memory->held - memory->claimed) {
+		snprintf(memory->why, sizeof(memory->why),
+		    "%s: its rings are said to be larger than the file", memory->name);
+		return NULL;
+	}
+	bytes = malloc((size_t)len);
+	if (!bytes) {
+		snprintf(memory->why, sizeof(memory->why), "there is no memory for its rings");
+		return NULL;
+	}
+	if (memory->copy(memory, bytes, addr, len)) {
+		free(bytes);
+		return NULL;
+	}
+	memory->claimed += len;
+	return bytes;
+}
+
+int aior_read_ring(struct aior_memory *memory, uint64_t addr, uint64_t len, uint32_t prot,
+    enum aior_state state, struct aior_error *error)
+{
+	uint32_t page = memory->image->page_size;
+	struct aior_ring *ring = aior_add_ring(memory->image);
+	struct aio_ring header;
+
+	if (!ring)
+		return aior_fail(error, ENOMEM, "read", "there is no memory for its rings");
+	ring->addr = addr;
+	ring->len = len;
+	ring->prot = prot;
+	ring->state = state;
+	ring->max_cpus = aio_ring_max_cpus(len);
+	if (addr % page || len % page || len < sizeof(header))
+		return aior_fail_ring(error, EINVAL, "read", addr,
+		    "%s: it is not made of whole pages of %u bytes", memory->name, page);
+	/* Only what looks like a ring is worth the memory. */
+	if (memory->copy(memory, &header, addr, sizeof(header)))
+		return aior_fail_ring(error, EINVAL, "read", addr, "%s", memory->why);
+	aior_take_header(ring, &header);
+	if (ring->damage && memory->takes_damaged)
+		return 0;
+	if (ring->damage)
+		return aior_fail_ring(
+		    error, EINVAL, "read", addr, "%s: %s", memory->name, ring->damage);
+	ring->content = read_bytes(memory, addr, len);
+	return ring->content ? 0 : aior_fail_ring(error, EINVAL, "read", addr, "%s", memory->why);
+}
+
+/* The rings of a sound capsule; polls are grouped by ring, in ring order. */
+static int read_staged(struct aior_memory *memory, const struct aior_table *table,
+    const void *bytes, struct aior_error *error)
+{
+	uint32_t poll = 0;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
+		struct aior_ring *ring;
+
+		if (aior_read_ring(
+			memory, record->addr, record->len, record->prot, AIOR_STAGED, error))
+			return -1;
+		ring = &memory->image->rings[memory->image->ring_count - 1];
+		for (; poll < table->poll_count &&
+		       aior_capsule_poll(table, bytes, poll)->ring == record->addr;
+		     poll++)
+			ring->polls++;
+	}
+	return 0;
+}
+
+/* As long as requests in flight are waited for, what will lie there is not there yet. */
+static int read_draining(
+    struct aior_memory *memory, const struct aior_capsule *capsule, struct aior_error *error)
+{
+	const struct aior_table *table = &capsule->table;
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		uint64_t at = table->rings + (uint64_t)i * table->ring_stride;
+		struct aior_ring_record record;
+		struct aior_ring *ring;
+
+		if (at + sizeof(record) > capsule->room ||
+		    memory->copy(memory, &record, capsule->addr + at, sizeof(record)))
+			return 0;
+		ring = aior_add_ring(memory->image);
+		if (!ring)
+			return aior_fail(error, ENOMEM, "read", "there is no memory for its rings");
+		ring->addr = record.addr;
+		ring->len = record.len;
+		ring->prot = record.prot;
+		ring->state = AIOR_STAGED;
+		ring->nr = aio_ring_nr((uint32_t)record.len);
+		ring->max_cpus = aio_ring_max_cpus(record.len);
+	}
+	return 0;
+}
+
+int aior_read_capsule(
+    struct aior_memory *memory, struct aior_capsule *capsule, struct aior_error *error)
+{
+	struct aior_table *table = &capsule->table;
+	void *bytes;
+	int ret;
+
+	if (table->state == AIOR_TABLE_DRAINING)
+		return read_draining(memory, capsule, error);
+	if (table->state == AIOR_TABLE_PREPARED)
+		return 0;
+	aior_count_polls(table);
+	if (aior_check_capsule(capsule, memory->image->arch, error))
+		return -1;
+	bytes = read_bytes(memory, capsule->addr, table->total);
+	if (!bytes)
+		return aior_fail(error, EINVAL, "read", "the capsule at 0x%llx cannot be read: %s",
+		    (unsigned long long)capsule->addr, memory->why);
+	memory->image->page_size = table->page_size;
+	memory->image->possible_cpus = table->possible_cpus;
+	ret = aior_check_records(capsule, bytes, error);
+	if (!ret)
+		ret = read_staged(memory, table, bytes, error);
+	free(bytes);
+	return ret;
+}
+
+int aior_read_capsule_at(struct aior_memory *memory, uint64_t addr, uint64_t room, uint32_t prot,
+    struct aior_capsule *found, struct aior_error *error)
+{
+	struct aior_capsule capsule = {.addr = addr, .room = room, .prot = prot};
+
+	capsule.page_size = found->page_size;
+	if (room < sizeof(capsule.table))
+		return 0;
+	if (memory->copy(memory, &capsule.table, addr, sizeof(capsule.table)))
+		return aior_fail(error, EINVAL, "image", "%s", memory->why);
+	if (memcmp(capsule.table.magic, AIOR_TABLE_MAGIC, sizeof(capsule.table.magic)))
+		return 0;
+	if (found->addr)
+		return aior_fail_image(error, memory->name,
+		    "there are two capsules, at 0x%llx and 0x%llx: nothing tells which one is "
+		    "right",
+		    (unsigned long long)found->addr, (unsigned long long)addr);
+	*found = capsule;
+	return aior_read_capsule(memory, found, error);
+}
