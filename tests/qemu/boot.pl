@@ -33,10 +33,10 @@ my $tool = "$build/aio-restorer";
 # is three times as slow as others: its kernel sets a bit (SUM) around each access to user memory, and
 # QEMU forgets all translations of addresses then.
 my %machines = (
-    x86_64  => { qemu => 'qemu-system-x86_64',  options => '-machine pc -cpu max,arch-capabilities=off', console => 'ttyS0',   seconds => 600 },
-    i386    => { qemu => 'qemu-system-i386',    options => '-machine pc -cpu max,arch-capabilities=off', console => 'ttyS0',   seconds => 600 },
-    aarch64 => { qemu => 'qemu-system-aarch64', options => '-machine virt -cpu cortex-a76',              console => 'ttyAMA0', seconds => 600 },
-    riscv64 => { qemu => 'qemu-system-riscv64', options => '-machine virt -cpu rv64',                    console => 'ttyS0',   seconds => 900 },
+    x86_64  => { qemu => 'qemu-system-x86_64',  options => '-machine pc -cpu max,arch-capabilities=off', console => 'ttyS0',   seconds => 1800 },
+    i386    => { qemu => 'qemu-system-i386',    options => '-machine pc -cpu max,arch-capabilities=off', console => 'ttyS0',   seconds => 1800 },
+    aarch64 => { qemu => 'qemu-system-aarch64', options => '-machine virt -cpu cortex-a76',              console => 'ttyAMA0', seconds => 1800 },
+    riscv64 => { qemu => 'qemu-system-riscv64', options => '-machine virt -cpu rv64',                    console => 'ttyS0',   seconds => 2700 },
 );
 my $machine = $machines{$arch} // die "boot.pl: no machine $arch\n";
 # Emulation is slow: a short test is one of some forms.
