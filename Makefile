@@ -62,7 +62,7 @@ OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
-	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c)
+	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c grow.c)
 IMAGE_SRCS := $(addprefix loader/,images.c core.c criu.c file.c)
 CLI_SRCS := loader/main.c loader/show.c $(IMAGE_SRCS)
 

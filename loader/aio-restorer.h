@@ -57,6 +57,8 @@ struct aior_ring {
 	uint32_t pending;          /* events completed and not reaped */
 	uint32_t polls;            /* polls remembered in the capsule */
 	uint32_t max_cpus;         /* possible CPUs that a host may have for this ring to fit */
+	uint64_t room;             /* bytes from `addr` on that it may take where more CPUs are
+				    * possible; 0: not known */
 	int is_restored;           /* aior_run() brought it back */
 	unsigned char *content;    /* all `len` bytes of it; NULL if it was not read */
 	struct aior_event *events; /* instead of the content: the pending ones, oldest first */
@@ -109,7 +111,8 @@ AIOR_PUBLIC int aior_write_core(
     const struct aior_image *image, const char *path, struct aior_error *error);
 
 /*
- * Whether the rings of an image can be restored on this host. Fails with is_refused set and a
+ * Whether the rings of an image can be restored on this host. One that the host has no ring of its size for
+ * may come back larger, if nothing lies in its way. Fails with is_refused set and a
  * message of one line for each thing in the way, separated by '\n'. Pass sums over all rings.
  */
 AIOR_PUBLIC int aior_check_host(const struct aior_image *image, struct aior_error *error);
@@ -173,8 +176,10 @@ struct aior_report {
 				 * parent's (fork): left alone */
 	size_t pending;         /* events pending in those rings, those of lost polls apart */
 	size_t drained;         /* stage: of them, those of requests that were in flight */
-	size_t poll_count;      /* polls remembered, or submitted again */
-	size_t lost_count;      /* of them, those that cannot be: one by one in */
+	size_t grown_count; /* restore: rings that are larger now, since this host has no smaller
+				 * ones */
+	size_t poll_count;  /* polls remembered, or submitted again */
+	size_t lost_count;  /* of them, those that cannot be: one by one in */
 	struct aior_lost_poll *lost; /* ... here */
 	size_t lost_len;             /* of its mapping, for aior_report_free() */
 };

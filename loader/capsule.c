@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "grow.h"
 #include "internal.h"
 #include "names.h"
 
@@ -355,10 +356,33 @@ static struct aior_ring staged_ring(pid_t tid, const struct aior_ring_record *re
 	return ring;
 }
 
+struct staged_check {
+	struct aior_host_check check;
+	pid_t tid;
+	const struct aior_table *table;
+	const void *bytes;
+	uint32_t poll;
+};
+
+static void check_staged_ring(uint32_t i, uint64_t room, void *data)
+{
+	struct staged_check *staged = data;
+	struct aior_ring ring =
+	    staged_ring(staged->tid, aior_capsule_ring(staged->table, staged->bytes, i));
+
+	ring.room = room;
+	while (staged->poll < staged->table->poll_count &&
+	       aior_capsule_poll(staged->table, staged->bytes, staged->poll)->ring == ring.addr) {
+		ring.polls++;
+		staged->poll++;
+	}
+	aior_check_ring(&staged->check, &ring, 0);
+}
+
 int aior_check_staged(
     pid_t tid, const struct aior_table *table, const void *bytes, struct aior_error *error)
 {
-	struct aior_host_check check;
+	struct staged_check staged = {.tid = tid, .table = table, .bytes = bytes};
 
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		struct aior_ring ring = staged_ring(tid, aior_capsule_ring(table, bytes, i));
@@ -367,14 +391,13 @@ int aior_check_staged(
 			return aior_fail_ring(error, EINVAL, "ring", ring.addr,
 			    "its staged content is damaged: %s", ring.damage);
 	}
-	if (aior_begin_check(&check, error))
+	if (aior_begin_check(&staged.check, error))
 		return -1;
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		struct aior_ring ring = staged_ring(tid, aior_capsule_ring(table, bytes, i));
-
-		aior_check_ring(&check, &ring, 0);
-	}
-	return aior_end_check(&check);
+	if (aior_each_room(tid, table, bytes, check_staged_ring, &staged))
+		return aior_fail(error, errno, "maps",
+		    "the mappings cannot be read: %s (it takes /proc, and a free descriptor)",
+		    aior_errno_text(errno));
+	return aior_end_check(&staged.check);
 }
 
 void aior_reset_records(const struct aior_table *table, void *bytes)

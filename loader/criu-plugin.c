@@ -21,6 +21,7 @@
 
 #include <criu/criu-plugin.h>
 
+#include "grow.h"
 #include "internal.h"
 
 #define NAME "aio_restorer"
@@ -145,10 +146,25 @@ static void *make_image(const struct aior_table *table, const unsigned char *cap
 	return bytes;
 }
 
+struct rooms {
+	const struct aior_table *table;
+	unsigned char *capsule; /* a copy */
+};
+
+static void note_room(uint32_t i, uint64_t room, void *data)
+{
+	const struct rooms *rooms = data;
+	struct aior_ring_record *record =
+	    (void *)aior_capsule_ring(rooms->table, rooms->capsule, i);
+
+	record->room = room < AIO_RING_MAX_LEN ? room : AIO_RING_MAX_LEN;
+}
+
 static void *image_of(pid_t pid, size_t *size, struct aior_error *error)
 {
 	struct aior_capsule capsule;
 	struct aior_process process;
+	struct rooms rooms;
 	unsigned char *bytes;
 	void *image;
 
@@ -160,6 +176,13 @@ static void *image_of(pid_t pid, size_t *size, struct aior_error *error)
 	bytes = malloc(capsule.table.total);
 	if (!bytes || aior_read_memory(process.task, capsule.addr, bytes, capsule.table.total)) {
 		aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+		    aior_errno_text(errno));
+		free(bytes);
+		return NULL;
+	}
+	rooms = (struct rooms){&capsule.table, bytes};
+	if (aior_each_room(process.task, &capsule.table, bytes, note_room, &rooms)) {
+		aior_fail(error, errno, "maps", "the mappings cannot be read: %s",
 		    aior_errno_text(errno));
 		free(bytes);
 		return NULL;
@@ -240,6 +263,7 @@ static void check_ring(struct aior_host_check *check, const struct aior_table *t
 	    .nr = aio_ring_nr((uint32_t)record->len),
 	    .head = record->head,
 	    .tail = record->tail,
+	    .room = record->room,
 	    .max_cpus = aio_ring_max_cpus(record->len)};
 
 	while (*poll < table->poll_count &&
@@ -249,7 +273,8 @@ static void check_ring(struct aior_host_check *check, const struct aior_table *t
 		ring.state = AIOR_DAMAGED;
 		ring.damage = "its head or its tail lies outside of it";
 	} else {
-		ring.pending = aio_ring_pending(ring.head, ring.tail, ring.nr) + *poll - first;
+		ring.pending = aio_ring_pending(ring.head, ring.tail, ring.nr);
+		ring.polls = *poll - first;
 	}
 	aior_check_ring(check, &ring, 0);
 }

@@ -49,13 +49,35 @@ static int is_addressable(const struct aior_ring *ring)
 	return 1;
 }
 
+uint64_t aior_len_on(const struct aior_host *host, uint64_t len)
+{
+	return aio_ring_len(aio_ring_smallest_n((uint32_t)len, host->page_size),
+	    host->possible_cpus, host->page_size);
+}
+
+static int refuse_size(const struct aior_ring *ring, uint64_t len, const struct aior_host *host,
+    struct aior_error *error)
+{
+	uint64_t page = host->page_size;
+	unsigned long long wanted = (len - ring->len) / page,
+			   is_free = ring->room > ring->len ? (ring->room - ring->len) / page : 0;
+
+	return aior_refuse(error,
+	    "ring 0x%llx: needs %llu pages on this host (%u possible CPUs), has %llu, and of the "
+	    "%llu "
+	    "behind it %llu are free; it fits where at most %u CPUs are possible (kernel command "
+	    "line: possible_cpus=%u)",
+	    (unsigned long long)ring->addr, (unsigned long long)(len / page), host->possible_cpus,
+	    (unsigned long long)(ring->len / page), wanted, is_free, ring->max_cpus,
+	    ring->max_cpus);
+}
+
 /* What keeps one ring from being restored here; 0 if nothing does. */
 static int check_ring(
     const struct aior_ring *ring, const struct aior_host *host, struct aior_error *error)
 {
-	uint32_t n = aio_ring_smallest_n(ring->len, host->page_size);
-	uint64_t len = aio_ring_len(n, host->possible_cpus, host->page_size);
-	uint32_t usable = aio_ring_usable(ring->nr, host->possible_cpus);
+	uint64_t len = aior_len_on(host, ring->len);
+	uint32_t usable = aio_ring_usable(aio_ring_nr((uint32_t)len), host->possible_cpus);
 	unsigned long long addr = ring->addr;
 
 	if (ring->state == AIOR_DAMAGED)
@@ -64,16 +86,22 @@ static int check_ring(
 		return aior_refuse(error,
 		    "ring 0x%llx: it is not made of this host's pages of %u bytes", addr,
 		    host->page_size);
-	if (len != ring->len)
+	if (len != ring->len && len > ring->room)
+		return refuse_size(ring, len, host, error);
+	/* What comes back takes a slot each: a poll, too, whether it can be submitted again or not. */
+	if (ring->polls && (uint64_t)ring->pending + ring->polls > usable)
 		return aior_refuse(error,
-		    "ring 0x%llx: needs %llu pages on this host (%u possible CPUs), has %llu; it "
-		    "fits where at most %u CPUs are possible",
-		    addr, (unsigned long long)(len / host->page_size), host->possible_cpus,
-		    (unsigned long long)(ring->len / host->page_size), ring->max_cpus);
+		    "ring 0x%llx: %u events are pending and %u polls are to be submitted again, "
+		    "and "
+		    "this host (%u possible CPUs) admits %u together in a ring of its size: "
+		    "restore "
+		    "it where it was saved, and save it again when there are fewer",
+		    addr, ring->pending, ring->polls, host->possible_cpus, usable);
 	if (ring->pending > usable)
 		return aior_refuse(error,
 		    "ring 0x%llx: %u events are pending, and this host (%u possible CPUs) admits "
-		    "%u in a ring of its size",
+		    "%u in a ring of its size: restore it where it was saved, and save it again "
+		    "when fewer are pending",
 		    addr, ring->pending, host->possible_cpus, usable);
 	return 0;
 }
@@ -121,7 +149,8 @@ void aior_check_ring(
 {
 	struct aior_error *where = check->refused < MOST_LINES ? check->error : NULL;
 
-	check->requests += aio_ring_smallest_n((uint32_t)ring->len, check->host.page_size);
+	check->requests += aio_ring_smallest_n(
+	    (uint32_t)aior_len_on(&check->host, ring->len), check->host.page_size);
 	if (may_lie_nowhere && ring->state != AIOR_DAMAGED && !is_addressable(ring)) {
 		aior_refuse(where,
 		    "ring 0x%llx: no process of this host can have that address: it comes from a "
@@ -151,6 +180,15 @@ int aior_end_check(struct aior_host_check *check)
 	return check->refused ? -1 : 0;
 }
 
+/* In a process that has nothing but these rings, or what is known of it. */
+static uint64_t room_of(const struct aior_image *image, size_t i)
+{
+	const struct aior_ring *ring = &image->rings[i];
+	uint64_t room = i + 1 < image->ring_count ? ring[1].addr - ring->addr : 0 - ring->addr;
+
+	return ring->room && ring->room < room ? ring->room : room;
+}
+
 int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error)
 {
 	struct aior_host_check check;
@@ -163,9 +201,12 @@ int aior_check_images(const struct aior_image *images, size_t count, struct aior
 	if (aior_begin_check(&check, error))
 		return -1;
 	for (size_t i = 0; i < count; i++)
-		for (size_t k = 0; k < images[i].ring_count; k++)
-			aior_check_ring(
-			    &check, &images[i].rings[k], images[i].arch == aior_host_arch());
+		for (size_t k = 0; k < images[i].ring_count; k++) {
+			struct aior_ring ring = images[i].rings[k];
+
+			ring.room = room_of(&images[i], k);
+			aior_check_ring(&check, &ring, images[i].arch == aior_host_arch());
+		}
 	return aior_end_check(&check);
 }
 

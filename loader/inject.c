@@ -383,6 +383,16 @@ void aior_inject_unmap_scratch(struct aior_injection *injection)
 	injection->scratch = 0;
 }
 
+int64_t aior_inject_more(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	return map(injection, addr, len, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
+}
+
+void aior_inject_less(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	unmap(injection, addr, len);
+}
+
 void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len)
 {
 	map(injection, addr, len, PROT_NONE, MAP_FIXED | MAP_NORESERVE);

@@ -100,7 +100,7 @@ uint32_t aior_possible_cpus(void);
 /* host.c */
 
 /*
- * A check of this host, ring by ring: begin, each ring, end. What is in the way is gathered in
+ * A check of this host, ring by ring (ring->room says how large it may come back): begin, each ring, end. What is in the way is gathered in
  * `error` as aior_check_host() says. Without the heap and without a lock.
  */
 struct aior_host_check {
@@ -117,6 +117,8 @@ int aior_begin_check(struct aior_host_check *check, struct aior_error *error);
 void aior_check_ring(
     struct aior_host_check *check, const struct aior_ring *ring, int may_lie_nowhere);
 int aior_end_check(struct aior_host_check *check);
+/* How long a ring of that length is on that host: the same, or longer. */
+uint64_t aior_len_on(const struct aior_host *host, uint64_t len);
 /* aior_check_host(), of several at once. */
 int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error);
 

@@ -7,8 +7,9 @@
 #include <sys/ptrace.h>
 #include <unistd.h>
 
-#include "names.h"
+#include "grow.h"
 #include "journal.h"
+#include "names.h"
 #include "others.h"
 
 static struct aior_table *table_of(const struct aior_parked *parked)
@@ -23,6 +24,8 @@ static int check(struct aior_parked *parked, struct aior_error *error)
 	struct aior_survey survey;
 
 	capsule->table = *table_of(parked);
+	if (!aior_check_capsule(capsule, parked->arch, NULL))
+		aior_settle(parked->process->task, &capsule->table, parked->bytes);
 	if (aior_check_capsule(capsule, parked->arch, error) ||
 	    aior_check_records(capsule, parked->bytes, error) ||
 	    aior_survey(parked->process->task, capsule, parked->bytes, &survey, error))
@@ -70,11 +73,13 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 }
 
 /* Runs the restore blob, which is gone again afterwards. */
-static int run_blob(struct aior_parked *parked, struct aior_error *error)
+static int run_blob(struct aior_parked *parked, size_t *grown, struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
 	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
 	struct aior_injection injection;
+	struct aior_growth growth = {
+	    &injection, table, parked->bytes, parked->capsule.addr, NULL, 0};
 	int ret, err;
 
 	if (aior_parked_adopt(parked, &injection, error))
@@ -99,9 +104,17 @@ static int run_blob(struct aior_parked *parked, struct aior_error *error)
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		err = aior_inject_start(&injection, &args) ? ESRCH
-							   : aior_inject_wait(&injection, NULL);
-		ret = fail_as_blob(parked, &injection, err, error);
+		ret = aior_grow(&growth, error);
+		if (!ret) {
+			err = aior_inject_start(&injection, &args)
+				  ? ESRCH
+				  : aior_inject_wait(&injection, NULL);
+			ret = fail_as_blob(parked, &injection, err, error);
+			if (ret)
+				aior_shrink(&growth);
+		}
+		*grown = growth.count;
+		aior_growth_free(&growth);
 		aior_inject_unmap(&injection);
 	}
 	aior_parked_note_scratch(parked, 0, 0);
@@ -132,11 +145,12 @@ int aior_restore_parked(
 	struct aior_table *table = table_of(parked);
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), middle;
 	int was_live = aior_parked_is_live(parked);
+	size_t grown = 0;
 	pid_t pid = parked->process->pid;
 
 	if (!was_live &&
 	    (check(parked, error) || aior_reserve_lost(&outcome->rings, table->poll_count, error) ||
-		run_blob(parked, error))) {
+		run_blob(parked, &grown, error))) {
 		aior_leave_parked(parked->stopped);
 		return error && error->err == ESRCH ? -1 : aior_stays_parked(pid, error);
 	}
@@ -151,6 +165,7 @@ int aior_restore_parked(
 		return -1;
 	outcome->finish_ns = aior_now(CLOCK_MONOTONIC) - middle;
 	report(parked, outcome);
+	outcome->rings.grown_count = grown;
 	return 0;
 }
 
@@ -299,6 +314,8 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	    .gate = aior_find_gate(parked->process, parked->arch),
 	    .options = ptrace_options | PTRACE_O_TRACESYSGOOD,
 	};
+	struct aior_growth growth = {
+	    &injection, table, parked->bytes, parked->capsule.addr, NULL, 0};
 	int ret, err;
 
 	if (injection.thread->has_filter)
@@ -313,16 +330,26 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		err = aior_inject_start(&injection, &args) ? ESRCH
-							   : aior_inject_wait(&injection, NULL);
-		ret = fail_as_blob(parked, &injection, err, error);
+		ret = aior_grow(&growth, error);
 		if (!ret) {
+			err = aior_inject_start(&injection, &args)
+				  ? ESRCH
+				  : aior_inject_wait(&injection, NULL);
+			ret = fail_as_blob(parked, &injection, err, error);
+			if (ret)
+				aior_shrink(&growth);
+		}
+		if (!ret) {
+			size_t grown = growth.count;
+
 			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
 			    table->total);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
+			outcome->rings.grown_count = grown;
 			aior_inject_unmap_capsule(
 			    &injection, parked->capsule.addr, parked->capsule.room);
 		}
+		aior_growth_free(&growth);
 		aior_inject_unmap(&injection);
 	}
 	aior_inject_end(&injection);

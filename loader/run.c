@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "grow.h"
 #include "headers.h"
 #include "internal.h"
 #include "names.h"
@@ -35,8 +36,9 @@
 /* The program: addresses in it, and what it is made of. */
 struct program {
 	const struct aior_image *image;
-	uint64_t base;    /* of the run blob */
-	uint64_t records; /* of the ring records, from `base` on; so are all that follow */
+	struct aior_host host; /* whose rings may have to be larger */
+	uint64_t base;         /* of the run blob */
+	uint64_t records;      /* of the ring records, from `base` on; so are all that follow */
 	uint64_t content;
 	uint64_t stack, scratch, buffer, end;
 	int tries; /* how often it was executed in vain */
@@ -45,6 +47,12 @@ struct program {
 static uint64_t align(uint64_t n)
 {
 	return (n + SEGMENT - 1) & ~(SEGMENT - 1);
+}
+
+/* How long the ring will be. */
+static uint64_t len_of(const struct program *program, size_t i)
+{
+	return aior_len_on(&program->host, program->image->rings[i].len);
 }
 
 static void lay_out(struct program *program)
@@ -56,7 +64,7 @@ static void lay_out(struct program *program)
 	at += image->ring_count * sizeof(struct aior_ring_record);
 	program->content = at;
 	for (size_t i = 0; i < image->ring_count; i++)
-		at += image->rings[i].len;
+		at += len_of(program, i);
 	program->stack = align(at);
 	program->scratch = program->stack + STACK_BYTES;
 	program->buffer = program->scratch + SCRATCH_BYTES;
@@ -74,8 +82,8 @@ static void place(struct program *program)
 
 		if (program->base + program->end <= ring->addr)
 			return;
-		if (ring->addr + ring->len > program->base)
-			program->base = align(ring->addr + ring->len);
+		if (ring->addr + len_of(program, i) > program->base)
+			program->base = align(ring->addr + len_of(program, i));
 	}
 }
 
@@ -173,6 +181,26 @@ static int put_blocks(const struct program *program, int fd, int out)
 	       put(fd, &args, sizeof(args), SEGMENT + RUN_BLOCK + sizeof(block));
 }
 
+/* Its content, of the length that it has on this host. */
+static int put_content(const struct program *program, size_t i, int fd, uint64_t at)
+{
+	const struct aior_ring *ring = &program->image->rings[i];
+	uint64_t len = len_of(program, i);
+	void *content;
+	int ret;
+
+	if (len == ring->len)
+		return put(fd, ring->content, ring->len, at);
+	content = calloc(1, (size_t)len);
+	if (!content)
+		return -1;
+	memcpy(content, ring->content, (size_t)ring->len);
+	aior_lay_out(content, ring->len, len);
+	ret = put(fd, content, (size_t)len, at);
+	free(content);
+	return ret;
+}
+
 static int put_rings(const struct program *program, int fd)
 {
 	const struct aior_image *image = program->image;
@@ -182,16 +210,16 @@ static int put_rings(const struct program *program, int fd)
 		const struct aior_ring *ring = &image->rings[i];
 		struct aior_ring_record record = {
 		    .addr = ring->addr,
-		    .len = ring->len,
+		    .len = len_of(program, i),
 		    .staged = program->base + content,
 		    .prot = ring->prot,
 		};
 
 		if (put(fd, &record, sizeof(record), SEGMENT + record_at) ||
-		    put(fd, ring->content, ring->len, SEGMENT + content))
+		    put_content(program, i, fd, SEGMENT + content))
 			return -1;
 		record_at += sizeof(record);
-		content += ring->len;
+		content += record.len;
 	}
 	/* The last page of the file is whole, whatever follows it in memory. */
 	return ftruncate(fd, (off_t)(SEGMENT + program->stack));
@@ -373,9 +401,10 @@ static int take_ring(struct reader *reader, struct aior_ring *ring, struct aior_
 	return 0;
 }
 
-static int take_result(const struct aior_image *image, struct reader *reader, int status,
+static int take_result(const struct program *program, struct reader *reader, int status,
     struct aior_image *result, struct aior_error *error)
 {
+	const struct aior_image *image = program->image;
 	struct aior_ring_record record;
 	struct aior_args args;
 	int err;
@@ -404,7 +433,7 @@ static int take_result(const struct aior_image *image, struct reader *reader, in
 		if (!ring)
 			return aior_fail(error, ENOMEM, "reap", "out of memory");
 		ring->addr = image->rings[i].addr;
-		ring->len = image->rings[i].len;
+		ring->len = len_of(program, i);
 		ring->prot = image->rings[i].prot;
 		if (take_ring(reader, ring, error))
 			return -1;
@@ -427,7 +456,7 @@ static int try_run(
 	result->page_size = (uint32_t)sysconf(_SC_PAGESIZE);
 	result->possible_cpus = aior_possible_cpus();
 	reader.data = data;
-	ret = take_result(program->image, &reader, status, result, error);
+	ret = take_result(program, &reader, status, result, error);
 	free(data);
 	if (ret)
 		aior_image_free(result);
@@ -462,7 +491,8 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 	if (!error)
 		error = &own;
 	memset(result, 0, sizeof(*result));
-	if (aior_check_image(image, error) || aior_check_host(image, error))
+	if (aior_check_image(image, error) || aior_check_host(image, error) ||
+	    aior_get_host(&program.host, error))
 		return -1;
 	lay_out(&program);
 	place(&program);

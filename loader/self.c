@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "grow.h"
 #include "internal.h"
 
 /*
@@ -466,35 +467,158 @@ static void unmap_capsule(const struct aior_survey *survey)
 	munmap((void *)(uintptr_t)from, (size_t)(to - from));
 }
 
+/* What a ring was before it was made larger. */
+struct grown {
+	struct aior_ring_record *record;
+	uint64_t old_len;
+	uint32_t head, tail;
+};
+
+struct growth {
+	struct grown *rings; /* a mapping of its own; NULL: there are none */
+	uint64_t room;       /* its length */
+	uint32_t count;
+};
+
+static void shrink(struct growth *growth)
+{
+	while (growth->count) {
+		const struct grown *ring = &growth->rings[--growth->count];
+		struct aior_ring_record *record = ring->record;
+		char *at = (char *)(uintptr_t)record->addr;
+
+		aior_lay_back(at, ring->old_len, ring->head, ring->tail);
+		munmap(at + ring->old_len, (size_t)(record->len - ring->old_len));
+		record->len = ring->old_len;
+		record->room = 0;
+	}
+}
+
+static struct aior_ring_record *record_of(struct aior_table *table, uint32_t i)
+{
+	return (void *)(uintptr_t)aior_capsule_ring(table, table, i);
+}
+
+/* Gives back what lies behind the rings that have not been laid out anew. */
+static void give_back(struct aior_table *table)
+{
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring_record *record = record_of(table, i);
+
+		if (record->room > record->len)
+			munmap((char *)(uintptr_t)record->addr + record->len,
+			    (size_t)(record->room - record->len));
+		if (record->room > record->len)
+			record->room = 0;
+	}
+}
+
+static int take(struct aior_ring_record *record, uint64_t len, struct aior_error *error)
+{
+	char *behind = (char *)(uintptr_t)record->addr + record->len;
+	void *more = map(behind, len - record->len, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
+	int err = more ? EEXIST : errno;
+
+	if (more == behind) {
+		record->room = len;
+		return 0;
+	}
+	if (more)
+		munmap(more, (size_t)(len - record->len));
+	return aior_fail_ring(error, err, "memory", record->addr,
+	    "the %llu bytes behind it, which it takes on this host, cannot be had: %s",
+	    (unsigned long long)(len - record->len), aior_errno_text(err));
+}
+
+/*
+ * Those that this host has no smaller rings for: see grow.c. The memory behind them comes before all other,
+ * which the kernel might put there.
+ */
+static int grow(struct growth *growth, struct aior_table *table, struct aior_error *error)
+{
+	struct aior_host host;
+	int ret = aior_get_host(&host, error);
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < table->ring_count; i++)
+		record_of(table, i)->room = 0;
+	for (uint32_t i = 0; !ret && i < table->ring_count; i++) {
+		uint64_t len = aior_len_on(&host, record_of(table, i)->len);
+
+		if (len > record_of(table, i)->len) {
+			ret = take(record_of(table, i), len, error);
+			count++;
+		}
+	}
+	if (!ret && count) {
+		growth->room = whole_pages((uint64_t)count * sizeof(*growth->rings));
+		growth->rings = map(NULL, growth->room, PROT_READ | PROT_WRITE, 0);
+		if (!growth->rings)
+			ret = aior_fail(error, errno, "memory", "there is no memory to work in: %s",
+			    aior_errno_text(errno));
+	}
+	if (ret)
+		give_back(table);
+	for (uint32_t i = 0; !ret && i < table->ring_count; i++) {
+		struct aior_ring_record *record = record_of(table, i);
+		struct aio_ring *ring = (void *)(uintptr_t)record->addr;
+
+		if (!record->room)
+			continue;
+		growth->rings[growth->count++] =
+		    (struct grown){record, record->len, ring->head, ring->tail};
+		aior_lay_out(ring, record->len, record->room);
+		record->len = record->room;
+	}
+	return ret;
+}
+
+static int run_blob(struct aior_table *table, struct aior_error *error)
+{
+	struct aior_args args;
+	void *scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
+	int failed;
+
+	if (!scratch)
+		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
+		    aior_errno_text(errno));
+	args = args_for(table, scratch);
+	failed = call_blob(&aior_own_restore, &args);
+	munmap(scratch, SCRATCH_BYTES);
+	if (failed)
+		aior_fail_blob(error, &args,
+		    args.ring < args.ring_count ? &record_of(table, args.ring)->addr : NULL);
+	return failed ? -1 : 0;
+}
+
 static int restore(struct aior_report *report, struct aior_error *error)
 {
 	struct aior_capsule capsule;
 	struct aior_survey survey;
-	const void *bytes;
-	struct aior_args args;
-	void *scratch;
-	int found = aior_find_capsule(0, &capsule, error), failed;
+	struct aior_table *table;
+	struct growth growth = {NULL, 0, 0};
+	uint32_t grown;
+	int found = aior_find_capsule(0, &capsule, error), ret;
 
 	if (found <= 0)
 		return found;
-	bytes = (void *)(uintptr_t)capsule.addr;
-	if (check_capsule(&capsule, bytes, &survey, error) ||
-	    aior_reserve_lost(report, capsule.table.poll_count, error))
+	table = (void *)(uintptr_t)capsule.addr;
+	if (check_capsule(&capsule, table, &survey, error))
 		return -1;
-	scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
-	if (!scratch)
-		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
-		    aior_errno_text(errno));
-	args = args_for((void *)(uintptr_t)capsule.addr, scratch);
-	aior_reset_records(&capsule.table, (void *)(uintptr_t)capsule.addr);
-	failed = call_blob(&aior_own_restore, &args);
-	munmap(scratch, SCRATCH_BYTES);
-	if (failed)
-		return aior_fail_blob(error, &args,
-		    args.ring < args.ring_count
-			? &aior_capsule_ring(&capsule.table, bytes, args.ring)->addr
-			: NULL);
-	aior_report_restore(report, &capsule.table, bytes);
+	aior_reset_records(&capsule.table, table);
+	if (grow(&growth, table, error))
+		return -1;
+	grown = growth.count;
+	ret =
+	    aior_reserve_lost(report, table->poll_count, error) || run_blob(table, error) ? -1 : 0;
+	if (ret)
+		shrink(&growth);
+	if (growth.rings)
+		munmap(growth.rings, (size_t)growth.room);
+	if (ret)
+		return ret;
+	aior_report_restore(report, table, table);
+	report->grown_count = grown;
 	unmap_capsule(&survey);
 	return 0;
 }

@@ -347,7 +347,11 @@ void show_restored(FILE *out, const struct aior_outcome *outcome, int verbose)
 	    out, outcome->stop_ns + outcome->prepare_ns + outcome->blob_ns + outcome->finish_ns);
 	fprintf(out, ", it stood still for ");
 	print_duration(out, outcome->stood_ns);
-	fprintf(out, " in all\n");
+	fprintf(out, " in all");
+	if (rings->grown_count)
+		fprintf(out, "; %zu of the rings %s larger now: more CPUs are possible here",
+		    rings->grown_count, rings->grown_count == 1 ? "is" : "are");
+	fprintf(out, "\n");
 	if (verbose)
 		show_times(out, outcome, "the restore blob");
 }
@@ -394,13 +398,14 @@ static void outcome_json(FILE *out, const struct aior_outcome *outcome, const ch
 
 	fprintf(out,
 	    "\"pid\":%d,\"%s\":%s,\"rings\":%zu,\"pending\":%zu,\"drained\":%zu,\"polls\":%zu,"
+	    "\"grown\":%zu,"
 	    "\"copied\":%zu,\"threads\":%zu,\"stood_ms\":%.3f,\"stop_ms\":%.3f,\"prepare_ms\":%.3f,"
 	    "\"blob_ms\":%.3f,\"finish_ms\":%.3f,\"lost\":[",
 	    (int)outcome->pid, verb, outcome->was_so ? "false" : "true", rings->ring_count,
-	    rings->pending, rings->drained, rings->poll_count, rings->inherited_count,
-	    outcome->thread_count, (double)outcome->stood_ns / 1e6, (double)outcome->stop_ns / 1e6,
-	    (double)outcome->prepare_ns / 1e6, (double)outcome->blob_ns / 1e6,
-	    (double)outcome->finish_ns / 1e6);
+	    rings->pending, rings->drained, rings->poll_count, rings->grown_count,
+	    rings->inherited_count, outcome->thread_count, (double)outcome->stood_ns / 1e6,
+	    (double)outcome->stop_ns / 1e6, (double)outcome->prepare_ns / 1e6,
+	    (double)outcome->blob_ns / 1e6, (double)outcome->finish_ns / 1e6);
 	for (size_t i = 0; i < rings->lost_count; i++)
 		fprintf(out, "%s{\"ring\":\"0x%llx\",\"iocb\":\"0x%llx\",\"data\":\"0x%llx\"}",
 		    i ? "," : "", (unsigned long long)rings->lost[i].ring,

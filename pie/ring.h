@@ -117,6 +117,15 @@ static inline uint32_t aio_ring_next(uint32_t slot, uint32_t nr)
 	return slot + 1 == nr ? 0 : slot + 1;
 }
 
+/*
+ * Where the head goes when a ring is laid out anew in `nr` slots: it stays, if the pending events lie in one
+ * piece from there on; else they begin at the first slot.
+ */
+static inline uint32_t aio_ring_new_head(uint32_t head, uint32_t pending, uint32_t nr)
+{
+	return head + pending < nr ? head : 0;
+}
+
 /* The slot that lies `count` in front of a slot, count being below nr. */
 static inline uint32_t aio_ring_back(uint32_t slot, uint32_t count, uint32_t nr)
 {

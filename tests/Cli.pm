@@ -13,7 +13,7 @@ use POSIX ':sys_wait_h';
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end end_later run_tool run_command refuses
+our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end end_later run_tool run_command pretending refuses
     is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
     worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
     wait_until journal);
@@ -171,6 +171,17 @@ sub run_tool
 {
     my %options = ref $_[0] ? %{ shift @_ } : ();
     return run_command(\%options, $TOOL, @_);
+}
+
+# What to put in front of a command that is to see a host where so many CPUs are possible, as far as a file says; none: that cannot be done.
+sub pretending
+{
+    my ($cpus) = @_;
+    my $possible = '/sys/devices/system/cpu/possible';
+    my $file = fresh();
+    spit($file, '0-' . ($cpus - 1) . "\n");
+    my @command = ('unshare', '-m', 'sh', '-c', "mount --bind '$file' $possible && exec \"\$@\"", 'sh');
+    return run_command(@command, 'cat', $possible)->{out} eq slurp($file) ? @command : ();
 }
 
 # The tool must fail with that status, and one line that matches.

@@ -138,6 +138,15 @@ $failed = criu_restore($worker, $dump->{folder});
 end($holder) if $holder;
 like($failed, qr/aio_restorer\): the rings need \d+ of fs\.aio-max-nr/, '... a host with too little fs.aio-max-nr says so');
 ok(!kill(0, $worker->{pid}), '... before it makes a process');
+SKIP: {
+    my @there = pretending(64);
+    skip 'what this host says of its CPUs cannot be hidden', 2 if !@there;
+    skip 'a page is enough for any host', 2 if POSIX::sysconf(POSIX::_SC_PAGESIZE()) > 4096;
+    $failed = criu_restore($worker, $dump->{folder}, wrap => \@there);
+    like($failed, qr/aio_restorer\): ring 0x[0-9a-f]+: needs 5 pages on this host \(64 possible CPUs\), has 1, and of the 4 behind it \d are free/,
+        '... one where more CPUs are possible says which rings have no room');
+    ok(!kill(0, $worker->{pid}), '... before it makes a process');
+}
 my $image = (glob "$dump->{folder}/aio-restorer-*.img")[0];
 # A word of its table, struct aior_table in pie/restorer.h.
 sub with_word { my ($bytes, $at, $word) = @_; substr $bytes, $at, 4, pack 'L<', $word; return $bytes }

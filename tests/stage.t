@@ -379,6 +379,31 @@ SKIP: {
     ends_well($family, '... and ends well');
 }
 
+SKIP: {
+    my @there = pretending(64);
+    skip 'what this host says of its CPUs cannot be hidden', 1 if !@there;
+    skip 'a page is enough for any host', 1 if POSIX::sysconf(POSIX::_SC_PAGESIZE()) > 4096;
+    my $family = quiet_worker();
+    my $pid = $family->{pid};
+    my $core = fresh('.core');
+    is(run_tool('dump', $pid, '-o', $core)->{status}, 0, 'dump: for a host where more CPUs are possible');
+    # Its rings lie side by side: only the last one has room behind it.
+    my $line = qr/ring 0x[0-9a-f]+: needs 5 pages on this host \(64 possible CPUs\), has 1, and of the 4 behind it [0-3] are free; it fits where at most 15 CPUs are possible \(.*possible_cpus=15\)/;
+    for my $command ('check', 'run') {
+        my $result = run_command(@there, $TOOL, $command, $core);
+        ok($result->{status} == 4 && $result->{err} =~ /\A(?:aio-restorer: $line\n)(?:$line\n)*\z/,
+            "... $command: each ring that has no room, and where it would fit") or diag explain $result;
+    }
+    does('... stage', 'stage', $pid);
+    my $result = run_command(@there, $TOOL, 'restore', $pid);
+    ok($result->{status} == 4 && $result->{err} =~ /\Aaio-restorer: $line(?:\n$line)*; .*stays parked.*aio-restorer restore $pid/,
+        '... restore: refused before anything is touched') or diag explain $result;
+    is_parked($pid, '... it is parked still');
+    does('... restore on this one', 'restore', $pid);
+    goes_on($family, '... it goes on');
+    ends_well($family, '... and ends well');
+}
+
 # ---- one fails when the other is staged already ----
 
 {

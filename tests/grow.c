@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Rings that come back on a host where more CPUs are possible, and whose smallest ring is larger. What a host
+ * says of its CPUs is a file, and in a mount namespace of our own it may be another one; the rings that the kernel
+ * makes for it are those that it would make there.
+ */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mount.h>
+
+#include "self.h"
+
+#define POSSIBLE "/sys/devices/system/cpu/possible"
+#define MANY 256 /* CPUs */
+
+static struct aio_slot *events, *expected;
+
+/* Fewer or more of them, for everybody in this namespace. */
+static int pretend(uint32_t count_of_cpus)
+{
+	char path[] = "/tmp/aior-grow-XXXXXX", text[32];
+	int fd = mkstemp(path), len, ret;
+
+	if (fd < 0)
+		return -1;
+	len = snprintf(text, sizeof(text), "0-%u\n", count_of_cpus - 1);
+	ret = write(fd, text, (size_t)len) == len ? 0 : -1;
+	close(fd);
+	if (!ret)
+		ret = mount(path, POSSIBLE, NULL, MS_BIND, NULL);
+	unlink(path);
+	return ret ? -1 : 0;
+}
+
+static int be_larger_host(void)
+{
+	return pretend(MANY);
+}
+
+static int be_this_host(void)
+{
+	return umount2(POSSIBLE, MNT_DETACH);
+}
+
+static int can_pretend(void)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    be_larger_host())
+		return 0;
+	return possible_cpus() == MANY && !be_this_host() && possible_cpus() == cpus;
+}
+
+/* How long the smallest ring is there. */
+static uint64_t smallest(void)
+{
+	return aio_ring_len(1, MANY, (uint32_t)page);
+}
+
+/*
+ * Moves a ring to where so many pages may become free behind it. (As soon as they are, the kernel may put
+ * there what anybody maps: a capsule, say.)
+ */
+static void keep_room(uint32_t i, uint64_t pages)
+{
+	uint64_t len = len_of(rings[i]);
+	char *at = mmap(NULL, len + (pages + 2) * page, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (mremap((void *)rings[i], len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at + page) !=
+	    at + page)
+		abort();
+	rings[i] = (aio_context_t)(at + page);
+}
+
+static void give_room(uint32_t i, uint64_t pages)
+{
+	munmap((char *)rings[i] + len_of(rings[i]), pages * page);
+}
+
+/* One of so many pages, however large those are. */
+static void add_pages(uint32_t pages, uint32_t head, uint32_t amount)
+{
+	uint64_t len = pages * page;
+	uint32_t nr = aio_ring_nr((uint32_t)len);
+
+	add(new_ring(aio_ring_smallest_n((uint32_t)len, (uint32_t)page)), head,
+	    (head + amount) % nr);
+	if (len_of(rings[count - 1]) != len)
+		abort();
+}
+
+/* The pending events of a ring, as its content has them, oldest first. */
+static uint32_t take_pending(aio_context_t ctx, struct aio_slot *to)
+{
+	const struct aio_ring *ring = ring_of(ctx);
+	uint32_t n = 0;
+
+	for (uint32_t at = ring->head; at != ring->tail; at = aio_ring_next(at, ring->nr))
+		to[n++] = slots_of((void *)ctx)[at];
+	return n;
+}
+
+/* It admits as many as one of its size does, and no event is lost or overwritten by that. */
+static const char *why_not_usable(aio_context_t ctx, uint32_t amount)
+{
+	uint32_t nr = ring_of(ctx)->nr, more = 0, n = 0;
+	struct iocb iocb;
+	long got;
+
+	iocb_null_read(&iocb, silent[0], 0x777);
+	while (submit_one(ctx, &iocb) == 1)
+		more++;
+	if (amount + more != aio_ring_usable(nr, cpus)) {
+		diag("%u pending, %u more, of %u", amount, more, aio_ring_usable(nr, cpus));
+		return "it admits another number of requests";
+	}
+	while ((got = io_getevents(ctx, 64, events + n)) > 0)
+		n += (uint32_t)got;
+	if (n != amount + more)
+		return "another number of events comes";
+	if (memcmp(events, expected, amount * sizeof(*events)))
+		return "other events come";
+	for (uint32_t i = amount; i < n; i++)
+		if (events[i].data != 0x777)
+			return "a new event is another";
+	return NULL;
+}
+
+static const char *why_not_grown(uint32_t i, uint64_t len, uint32_t head, uint32_t amount)
+{
+	const struct aio_ring *ring = ring_of(rings[i]);
+	uint32_t nr = aio_ring_nr((uint32_t)len);
+
+	if (!mapping_of(getpid(), rings[i]).is_aio || len_of(rings[i]) != len)
+		return "its mapping";
+	if (ring->nr != nr || ring->head != head || ring->tail != head + amount)
+		return "its header";
+	if (take_pending(rings[i], events) != amount ||
+	    memcmp(events, expected, amount * sizeof(*events)))
+		return "its events";
+	return NULL;
+}
+
+static int restore_without_heap(void)
+{
+	int ret;
+
+	heap_is_forbidden = HAS_OWN_HEAP;
+	ret = restore_self();
+	heap_is_forbidden = 0;
+	return ret;
+}
+
+/* A ring of so many pages: there, larger, and back. */
+static void grows(
+    const char *name, uint32_t pages, uint32_t head, uint32_t amount, uint32_t new_head)
+{
+	uint64_t len = smallest();
+	const char *why;
+
+	count = 0;
+	add_pages(pages, head, amount);
+	keep_room(0, len / page);
+	take_pending(rings[0], expected);
+	if (!ok(!stage_self(), "%s: staged", name))
+		return;
+	give_room(0, len / page);
+	be_larger_host();
+	state_take(&before);
+	ok(!restore_without_heap() && report.ring_count == 1 && report.grown_count == 1 &&
+		report.pending == amount,
+	    "%s: restored, larger", name);
+	why = why_not_grown(0, len, new_head, amount);
+	ok(!why, "%s: %s", name,
+	    why ? why : "the same events in order, the head where it should be");
+	ok(!stage_self() && report.pending == amount && !restore_without_heap() &&
+		!report.grown_count && !why_not_grown(0, len, new_head, amount),
+	    "%s: staged and restored once more, as it is", name);
+	ok(!stage_self(), "%s: staged again", name);
+	be_this_host();
+	ok(!restore_without_heap() && !report.grown_count &&
+		!why_not_grown(0, len, new_head, amount),
+	    "%s: restored where fewer CPUs are possible, as large", name);
+	why = why_not_usable(rings[0], amount);
+	ok(!why, "%s: %s", name, why ? why : "driven to the brim: nothing is lost");
+	io_destroy(rings[0]);
+}
+
+static void test_grown(void)
+{
+	uint32_t least = (uint32_t)(smallest() / page) - 1;
+	uint32_t nr = aio_ring_nr((uint32_t)page), large = aio_ring_nr((uint32_t)(least * page));
+
+	set_up();
+	pin_to(0);
+	grows("empty", 1, 0, 0, 0);
+	grows("in one piece", 1, 10, 30, 10);
+	grows("wrapped", 1, nr - 5, 30, nr - 5);
+	grows("wrapped and full", 1, nr - 1, aio_ring_usable(nr, cpus), nr - 1);
+	grows("... from slot 0", 1, 0, aio_ring_usable(nr, cpus), 0);
+	if (least > 1) {
+		grows("a page larger, in one piece", least, large - 9, 20, large - 9);
+		grows("a page larger, too much to be in one piece", least, large - 9,
+		    aio_ring_usable(large, cpus), 0);
+	}
+}
+
+/* A ring that has no room is named before anything is touched; the other one is told of, too. */
+static void test_blocked(void)
+{
+	uint64_t len = smallest();
+	char sentence[128];
+	void *in_the_way;
+
+	set_up();
+	add_pages(1, 3, 4);
+	add_pages(1, 5, 6);
+	keep_room(0, len / page);
+	keep_room(1, len / page);
+	ok(!stage_self(), "no room: staged");
+	give_room(0, len / page);
+	give_room(1, len / page);
+	be_larger_host();
+	in_the_way = map_at((void *)(rings[1] + len - page), page, PROT_READ);
+	snprintf(sentence, sizeof(sentence),
+	    "needs %llu pages on this host (%u possible CPUs), has 1, and of the %llu behind it "
+	    "%llu are free",
+	    (unsigned long long)(len / page), MANY, (unsigned long long)(len / page - 1),
+	    (unsigned long long)(len / page - 2));
+	refuses(restore_self, "no room behind one of two", 0, 0, sentence);
+	ok(error.is_refused && strstr(error.message, "possible_cpus="), "... it says what to do");
+	munmap(in_the_way, page);
+	ok(!restore_without_heap() && report.ring_count == 2 && report.grown_count == 2,
+	    "... and when there is room, both come back");
+	be_this_host();
+}
+
+/* The next pipe cannot be made. */
+static int forbid_pipes(void)
+{
+	struct sock_filter code[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pipe2, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EMFILE),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static void test_failed(void)
+{
+	uint32_t least = (uint32_t)(smallest() / page) - 1;
+	uint32_t nr = aio_ring_nr((uint32_t)page), large = aio_ring_nr((uint32_t)(least * page));
+
+	set_up();
+	add_pages(1, 3, 40);
+	add_pages(1, nr - 2, 60);
+	add_pages(least, large - 9, least > 1 ? aio_ring_usable(large, cpus) : 20);
+	for (uint32_t i = 0; i < count; i++)
+		keep_room(i, smallest() / page);
+	keep();
+	ok(!stage_self(), "a failure behind the growth: staged");
+	for (uint32_t i = 0; i < count; i++)
+		give_room(i, smallest() / page);
+	be_larger_host();
+	if (forbid_pipes()) {
+		skip("a failure behind the growth", "no seccomp");
+		return;
+	}
+	refuses(restore_self, "a failure behind the growth", EMFILE, 0, "pipe");
+	for (uint32_t i = 0; i < count; i++)
+		ok(!memcmp(ring_of(rings[i]), was[i].copy, was[i].len),
+		    "... ring %u: the same bytes", i);
+}
+
+/* ---- other processes ---- */
+
+static struct shared {
+	volatile int may_go_on;
+	volatile uint64_t ring;
+} * shared;
+
+static pid_t start_other(uint32_t pages, uint32_t head, uint32_t amount)
+{
+	const char *why;
+	pid_t pid;
+
+	shared->may_go_on = 0;
+	shared->ring = 0;
+	pid = fork_mortal();
+	if (pid)
+		return pid;
+	/* (Slots that a context has handed to one CPU cannot be had on another.) */
+	pin_to(0);
+	count = 0;
+	add_pages(pages, head, amount);
+	keep_room(0, smallest() / page);
+	give_room(0, smallest() / page);
+	take_pending(rings[0], expected);
+	shared->ring = rings[0];
+	while (!shared->may_go_on)
+		usleep(1000);
+	why = why_not_usable(rings[0], amount);
+	if (why)
+		diag("%s", why);
+	fflush(stdout);
+	_exit(why ? 1 : 0);
+}
+
+static int is_listed(pid_t pid, uint64_t len, uint32_t head, uint32_t amount, enum aior_state state)
+{
+	struct aior_image image;
+	int is_right = !aior_list(pid, &image, &error) && image.ring_count == 1 &&
+		       image.rings[0].len == len && image.rings[0].head == head &&
+		       image.rings[0].pending == amount && image.rings[0].state == state;
+
+	aior_image_free(&image);
+	return is_right;
+}
+
+static void test_other(void)
+{
+	uint32_t nr = aio_ring_nr((uint32_t)page), head = nr - 5, amount = 30;
+	struct aior_outcome outcome = {0};
+	struct aior_image image, result;
+	int status = -1;
+	uint64_t len = smallest();
+	pid_t pid;
+
+	set_up();
+	pid = start_other(1, head, amount);
+	for (int i = 0; i < 20000 && !shared->ring; i++)
+		usleep(1000);
+	usleep(10000);
+	ok(!aior_snapshot(pid, &image, &error), "another process: its image is taken");
+	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) && outcome.is_staged, "... it is staged");
+	aior_outcome_free(&outcome);
+	ok(is_listed(pid, page, head, amount, AIOR_STAGED), "... and listed");
+	be_larger_host();
+	ok(!aior_check_host(&image, &error) && !aior_run(&image, &result, &error) &&
+		result.ring_count == 1 && result.rings[0].len == len &&
+		result.rings[0].head == head && result.rings[0].pending == amount &&
+		result.rings[0].events[0].data == aior_event(&image.rings[0], 0).data,
+	    "... the image is run where more CPUs are possible, and its ring is larger");
+	aior_image_free(&result);
+	image.rings[0].room = len - page;
+	ok(aior_check_host(&image, &error) && error.is_refused && strstr(error.message, "are free"),
+	    "... and refused, if it is known that there is no room");
+	aior_image_free(&image);
+	ok(!aior_restore(&pid, 1, NULL, &outcome, &error) && outcome.rings.grown_count == 1,
+	    "... restored, larger");
+	aior_outcome_free(&outcome);
+	ok(is_listed(pid, len, head, amount, AIOR_LIVE), "... and listed");
+	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) &&
+		is_listed(pid, len, head, amount, AIOR_STAGED),
+	    "... staged again as it is");
+	aior_outcome_free(&outcome);
+	be_this_host();
+	ok(!aior_restore(&pid, 1, NULL, &outcome, &error) && !outcome.rings.grown_count &&
+		is_listed(pid, len, head, amount, AIOR_LIVE),
+	    "... restored where fewer are possible");
+	aior_outcome_free(&outcome);
+	shared->may_go_on = 1;
+	ok(waitpid(pid, &status, 0) == pid && !status,
+	    "... it goes on, and driven to the brim nothing is lost");
+}
+
+int main(void)
+{
+	static const struct self_test tests[] = {
+	    {"larger rings", test_grown},
+	    {"no room", test_blocked},
+	    {"a failure behind the growth", test_failed},
+	    {"another process", test_other},
+	};
+	long nr;
+
+	if (facts_start())
+		return 1;
+	nr = aio_nr();
+	events = calloc(65536, sizeof(*events));
+	expected = calloc(65536, sizeof(*expected));
+	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (cpus >= MANY)
+		skip("a host where more CPUs are possible", "here are %u", cpus);
+	else if (!can_pretend())
+		skip("a host where more CPUs are possible",
+		    "what this host says of its CPUs cannot be hidden: %s", strerror(errno));
+	else
+		run_tests(tests, sizeof(tests) / sizeof(tests[0]));
+	return test_end(nr);
+}
