@@ -72,15 +72,33 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 	return aior_fail_blob(error, &args, ring ? &ring->addr : NULL);
 }
 
+/* The blob is there: runs it, on rings that are as large as they must be here. */
+static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
+    const struct aior_args *args, size_t *grown, struct aior_error *error)
+{
+	struct aior_growth growth = {
+	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
+	int ret = aior_grow(&growth, error), err;
+
+	if (!ret) {
+		err =
+		    aior_inject_start(injection, args) ? ESRCH : aior_inject_wait(injection, NULL);
+		ret = fail_as_blob(parked, injection, err, error);
+		if (ret)
+			aior_shrink(&growth);
+	}
+	*grown = growth.count;
+	aior_growth_free(&growth);
+	return ret;
+}
+
 /* Runs the restore blob, which is gone again afterwards. */
 static int run_blob(struct aior_parked *parked, size_t *grown, struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
 	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
 	struct aior_injection injection;
-	struct aior_growth growth = {
-	    &injection, table, parked->bytes, parked->capsule.addr, NULL, 0};
-	int ret, err;
+	int ret;
 
 	if (aior_parked_adopt(parked, &injection, error))
 		return -1;
@@ -104,17 +122,7 @@ static int run_blob(struct aior_parked *parked, size_t *grown, struct aior_error
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = aior_grow(&growth, error);
-		if (!ret) {
-			err = aior_inject_start(&injection, &args)
-				  ? ESRCH
-				  : aior_inject_wait(&injection, NULL);
-			ret = fail_as_blob(parked, &injection, err, error);
-			if (ret)
-				aior_shrink(&growth);
-		}
-		*grown = growth.count;
-		aior_growth_free(&growth);
+		ret = restore_rings(parked, &injection, &args, grown, error);
 		aior_inject_unmap(&injection);
 	}
 	aior_parked_note_scratch(parked, 0, 0);
@@ -314,9 +322,8 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	    .gate = aior_find_gate(parked->process, parked->arch),
 	    .options = ptrace_options | PTRACE_O_TRACESYSGOOD,
 	};
-	struct aior_growth growth = {
-	    &injection, table, parked->bytes, parked->capsule.addr, NULL, 0};
-	int ret, err;
+	size_t grown;
+	int ret;
 
 	if (injection.thread->has_filter)
 		injection.options |= PTRACE_O_SUSPEND_SECCOMP;
@@ -330,18 +337,8 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = aior_grow(&growth, error);
+		ret = restore_rings(parked, &injection, &args, &grown, error);
 		if (!ret) {
-			err = aior_inject_start(&injection, &args)
-				  ? ESRCH
-				  : aior_inject_wait(&injection, NULL);
-			ret = fail_as_blob(parked, &injection, err, error);
-			if (ret)
-				aior_shrink(&growth);
-		}
-		if (!ret) {
-			size_t grown = growth.count;
-
 			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
 			    table->total);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
@@ -349,7 +346,6 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 			aior_inject_unmap_capsule(
 			    &injection, parked->capsule.addr, parked->capsule.room);
 		}
-		aior_growth_free(&growth);
 		aior_inject_unmap(&injection);
 	}
 	aior_inject_end(&injection);

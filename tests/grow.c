@@ -8,6 +8,7 @@
 #include <linux/seccomp.h>
 #include <sys/mount.h>
 
+#include "grow.h"
 #include "self.h"
 
 #define POSSIBLE "/sys/devices/system/cpu/possible"
@@ -276,6 +277,31 @@ static void test_failed(void)
 		    "... ring %u: the same bytes", i);
 }
 
+/* Whoever made a ring larger died in front of its record: whoever comes next takes it as it is. */
+static void test_settled(void)
+{
+	uint64_t len = smallest();
+	struct aior_capsule capsule;
+	struct aior_ring_record *record;
+	void *table;
+
+	set_up();
+	add_pages(1, 10, 30);
+	keep_room(0, len / page);
+	ok(!stage_self() && aior_find_capsule(0, &capsule, &error) == 1, "half grown: staged");
+	give_room(0, len / page);
+	table = (void *)(uintptr_t)capsule.addr;
+	record = (void *)(uintptr_t)aior_capsule_ring(table, table, 0);
+	map_at((void *)(rings[0] + page), len - page, PROT_READ | PROT_WRITE);
+	record->room = len;
+	aior_settle(getpid(), table, table);
+	ok(record->len == page, "half grown: not laid out yet: its length is what it was");
+	aior_lay_out(ring_of(rings[0]), page, len);
+	aior_settle(getpid(), table, table);
+	ok(record->len == len, "half grown: laid out: its record says so");
+	ok(!restore_without_heap() && len_of(rings[0]) == len, "half grown: restored");
+}
+
 /* ---- other processes ---- */
 
 static struct shared {
@@ -374,6 +400,7 @@ int main(void)
 	    {"larger rings", test_grown},
 	    {"no room", test_blocked},
 	    {"a failure behind the growth", test_failed},
+	    {"half grown", test_settled},
 	    {"another process", test_other},
 	};
 	long nr;
