@@ -222,7 +222,7 @@ static void test_blocked(void)
 	give_room(0, len / page);
 	give_room(1, len / page);
 	be_larger_host();
-	in_the_way = map_at((void *)(rings[1] + len - page), page, PROT_READ);
+	in_the_way = map_at((void *)(uintptr_t)(rings[1] + len - page), page, PROT_READ);
 	snprintf(sentence, sizeof(sentence),
 	    "needs %llu pages on this host (%u possible CPUs), has 1, and of the %llu behind it "
 	    "%llu are free",
