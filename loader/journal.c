@@ -127,11 +127,6 @@ static struct aior_tracee *find_thread(
 	return NULL;
 }
 
-static int is_all(uint64_t mask)
-{
-	return (mask | 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1)) == ~0ull;
-}
-
 /*
  * Whether it is still where we have had it. The host may also have died when it had given everything back, and
  * then the thread has run on: what it was doing by then is not what it does now.
@@ -143,7 +138,7 @@ static int is_held(const struct aior_tracee *thread, const struct aior_gate *gat
 	arch_regs regs;
 	size_t len;
 
-	if (!is_all(mask) || aior_get_regs(thread->tid, &regs, &len))
+	if (!aior_is_all(mask) || aior_get_regs(thread->tid, &regs, &len))
 		return 0;
 	pc = arch_pc(&regs, len);
 	return (journal->code && pc - journal->code < AIOR_BLOB_MAX) || pc == gate->call ||
@@ -166,7 +161,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 		return;
 	if (!is_held(thread, &injection.gate, journal, mask)) {
 		/* Registers are given back first. */
-		if (is_all(mask))
+		if (aior_is_all(mask))
 			aior_set_mask(thread->tid, journal->mask);
 		return;
 	}

@@ -122,6 +122,24 @@ static int is_astray(const struct aior_parked *parked, pid_t tid, uint64_t pc)
 	return pc - page >= blob.park && pc - page < blob.park_end ? 2 : 1;
 }
 
+/* One whose mask alone is that of a parked thread: its host has died between the one and the other. */
+static void mend_mask(const struct aior_parked *parked, const struct aior_tracee *thread)
+{
+	const struct aior_table *table = &parked->capsule.table;
+	uint64_t mask;
+
+	if (aior_get_mask(thread->tid, &mask) || !aior_is_all(mask))
+		return;
+	for (uint32_t i = 0; i < table->thread_count; i++) {
+		const struct aior_thread_record *record =
+		    aior_capsule_thread(table, parked->bytes, i);
+
+		if (record->tid == (uint32_t)thread->tid &&
+		    record->start_time == parked->process->start_time)
+			aior_set_mask(thread->tid, record->sigmask);
+	}
+}
+
 static int load_thread(
     struct aior_parked *parked, struct aior_tracee *thread, struct aior_error *error)
 {
@@ -136,8 +154,10 @@ static int load_thread(
 		return aior_fail(error, ESRCH, "stop", "thread %d has exited", (int)thread->tid);
 	pc = arch_pc(&regs, len);
 	astray = is_astray(parked, thread->tid, pc);
-	if (!astray && !is_in_blob(parked, thread->tid, pc))
+	if (!astray && !is_in_blob(parked, thread->tid, pc)) {
+		mend_mask(parked, thread);
 		return 0;
+	}
 	pc -= parked->code;
 	if (astray == 1 || (!astray && (pc < blob->park || pc >= blob->park_end)))
 		return aior_fail(error, EAGAIN, "drain", "process %d is being %s at this moment",

@@ -378,6 +378,13 @@ void aior_staging_undo(struct aior_staging *staging)
 	if (!staging->stopped)
 		return;
 	if (staging->is_mapped) {
+		/* Those that sleep in what is to be unmapped come first. */
+		for (size_t i = 0; staging->parks && i < staging->stopped->count; i++) {
+			const struct aior_tracee *thread = &staging->stopped->threads[i];
+
+			if (thread->is_captured && thread != staging->injection.thread)
+				aior_put_back(thread);
+		}
 		aior_journal_write(&staging->process, &staging->injection);
 		aior_inject_unmap(&staging->injection);
 		aior_put_back(staging->injection.thread);
@@ -393,9 +400,10 @@ int aior_staging_start(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_args args = args_for(staging);
 
+	/* From here on the capsule tells whoever comes next: with the journal he would unmap what the others sleep in. */
 	if (staging->parks) {
-		park_others(staging);
 		aior_journal_remove(&staging->process);
+		park_others(staging);
 	}
 	staging->started_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->prepare_ns = staging->started_at - staging->prepared_at;

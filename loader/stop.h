@@ -64,6 +64,8 @@ int aior_get_regs(pid_t tid, arch_regs *regs, size_t *len);
 int aior_set_regs(pid_t tid, const arch_regs *regs, size_t len);
 int aior_get_mask(pid_t tid, uint64_t *mask);
 int aior_set_mask(pid_t tid, uint64_t mask);
+/* Whether it blocks all signals that can be blocked. */
+int aior_is_all(uint64_t mask);
 
 /* How often a thread has gone to sleep: of its own accord given up its CPU. */
 uint64_t aior_count_switches(pid_t tid);

@@ -92,6 +92,11 @@ int aior_set_mask(pid_t tid, uint64_t mask)
 	return ptrace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask) ? -1 : 0;
 }
 
+int aior_is_all(uint64_t mask)
+{
+	return (mask | 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1)) == ~0ull;
+}
+
 /* Signal sets, as /proc/TID/status has them in hexadecimal. */
 struct signals {
 	uint64_t pending; /* for the thread alone */
