@@ -70,7 +70,8 @@ sub die_often
         # A signal may come before the tool is ready for it, and has done nothing.
         my $is_allowed = $signal eq 'KILL' ? qr/^(?:killed|0)$/ : qr/^(?:killed|[013])$/;
         push @wrong, "round $round: $status" if $status !~ $is_allowed;
-        push @wrong, "round $round: exit status 3, and it is not staged" if $status eq '3' && !is_staged($pid);
+        # (The blob goes on, and may have come no farther than its first steps.)
+        push @wrong, "round $round: exit status 3, and it is not staged" if $status eq '3' && !wait_until(sub { is_staged($pid) });
         push @wrong, "round $round: exit status 1, and it is staged" if $status eq '1' && $command eq 'stage' && is_staged($pid);
         for my $finish (@finish) {
             my $result = run_tool($finish, $pid);
