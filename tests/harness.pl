@@ -57,13 +57,18 @@ sub run_tests
     });
     $harness->callback(made_parser => sub {
         my ($parser, $test) = @_;
+        my @said;    # what a program says right before a test fails tells why
         $parser->callback(test => sub {
             my ($result) = @_;
+            print "\n", map { "$_\n" } @said if !$result->is_ok;
+            @said = ();
             push @skipped, "$test->[1]: " . $result->as_string if $result->has_skip;
             $kernels{ $test->[1] } = $1 if $test->[1] =~ /^qemu:/ && $result->description =~ /^- (Linux .*), boots$/;
         });
         $parser->callback(comment => sub {
             my ($comment) = @_;
+            push @said, $comment->as_string;
+            shift @said if @said > 8;
             $kernels{ $test->[1] } .= ": $1" if $test->[1] =~ /^qemu:/ && $comment->as_string =~ /: (\d+ tests in [\d.]+ s)$/;
         });
         $parser->callback(plan => sub {
