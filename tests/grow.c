@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 #include "grow.h"
 #include "self.h"
@@ -236,6 +237,44 @@ static void test_blocked(void)
 	be_this_host();
 }
 
+/* A host that hands slots out in other batches, so that a ring of as many pages admits fewer. */
+static int find_tighter(uint32_t *pages, uint32_t *others)
+{
+	for (*pages = 1; *pages < 5; ++*pages)
+		for (*others = 1; *others < 16; ++*others) {
+			uint32_t nr = aio_ring_nr(*pages * (uint32_t)page);
+
+			if (*others <= aio_ring_max_cpus(*pages * (uint32_t)page) &&
+			    aio_ring_usable(nr, *others) + 2 < aio_ring_usable(nr, cpus))
+				return 1;
+		}
+	return 0;
+}
+
+/* Events that are pending and polls that are to be submitted again take a slot each. */
+static void test_near_full(void)
+{
+	uint32_t pages, others, usable;
+
+	set_up();
+	pin_to(0);
+	if (!find_tighter(&pages, &others)) {
+		skip("near full", "no host admits fewer than this one");
+		return;
+	}
+	usable = aio_ring_usable(aio_ring_nr(pages * (uint32_t)page), others);
+	add_pages(pages, 5, usable - POLLS + 1);
+	add_polls();
+	ok(!stage_self() && report.poll_count == POLLS, "near full: staged, with polls");
+	pretend(others);
+	refuses(restore_self, "near full: one more than this host admits", 0, 0,
+	    "polls are to be submitted again");
+	ok(error.is_refused, "... refused");
+	be_this_host();
+	ok(!restore_without_heap() && report.poll_count == POLLS && !report.lost_count,
+	    "... and restored where there is room");
+}
+
 /* The next pipe cannot be made. */
 static int forbid_pipes(void)
 {
@@ -351,6 +390,7 @@ static void test_other(void)
 {
 	uint32_t nr = aio_ring_nr((uint32_t)page), head = nr - 5, amount = 30;
 	struct aior_outcome outcome = {0};
+	struct rlimit none = {0, 0}, files;
 	struct aior_image image, result;
 	int status = -1;
 	uint64_t len = smallest();
@@ -376,6 +416,14 @@ static void test_other(void)
 	ok(aior_check_host(&image, &error) && error.is_refused && strstr(error.message, "are free"),
 	    "... and refused, if it is known that there is no room");
 	aior_image_free(&image);
+	prlimit(pid, RLIMIT_NOFILE, NULL, &files);
+	none.rlim_max = files.rlim_max;
+	prlimit(pid, RLIMIT_NOFILE, &none, NULL);
+	ok(aior_restore(&pid, 1, NULL, &outcome, &error) && error.err == EMFILE &&
+		error.is_unfinished && is_listed(pid, page, head, amount, AIOR_STAGED),
+	    "... a restore that fails behind the growth leaves it as it was");
+	aior_outcome_free(&outcome);
+	prlimit(pid, RLIMIT_NOFILE, &files, NULL);
 	ok(!aior_restore(&pid, 1, NULL, &outcome, &error) && outcome.rings.grown_count == 1,
 	    "... restored, larger");
 	aior_outcome_free(&outcome);
@@ -399,6 +447,7 @@ int main(void)
 	static const struct self_test tests[] = {
 	    {"larger rings", test_grown},
 	    {"no room", test_blocked},
+	    {"near full", test_near_full},
 	    {"a failure behind the growth", test_failed},
 	    {"half grown", test_settled},
 	    {"another process", test_other},
