@@ -147,11 +147,19 @@ static void lead_back(struct aior_injection *injection, arch_regs *regs, size_t 
 		arch_set_sp(regs, len, at);
 }
 
+/* The thread stands behind the call, and before what needs those words: from here on it must not need them. */
 static void put_stack_back(struct aior_injection *injection)
 {
-	if (injection->stacked_at)
-		aior_write_memory(injection->thread->tid, injection->stacked_at, injection->stacked,
-		    sizeof(injection->stacked));
+	const struct aior_tracee *thread = injection->thread;
+	arch_regs regs = thread->regs;
+
+	if (!injection->stacked_at)
+		return;
+	arch_set_plain(&regs, thread->regs_len);
+	arch_set_pc(&regs, thread->regs_len, injection->gate.spin);
+	aior_set_regs(thread->tid, &regs, thread->regs_len);
+	aior_write_memory(thread->tid, injection->stacked_at, injection->stacked,
+	    sizeof(injection->stacked));
 	injection->stacked_at = 0;
 }
 

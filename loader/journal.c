@@ -145,6 +145,40 @@ static int is_held(const struct aior_tracee *thread, const struct aior_gate *gat
 	       pc == gate->call + ARCH_CALL_BYTES || (gate->spin && pc == gate->spin);
 }
 
+static int is_ours(const struct aior_injection *injection, uint64_t start, uint32_t prot)
+{
+	for (size_t i = 0; i < injection->mapping_count; i++) {
+		const struct aior_mapping *mapping = &injection->mappings[i];
+
+		if (mapping->start == start)
+			return mapping->is_private_memory && mapping->prot == prot;
+	}
+	return 0;
+}
+
+/*
+ * The code is mapped first and unmapped last: where it is not, nothing is left of ours, and the other threads, which
+ * have run since, may have mapped something there.
+ */
+static void unmap_ours(struct aior_injection *injection, const struct journal *journal)
+{
+	if (!journal->code || !is_ours(injection, journal->code, PROT_READ | PROT_EXEC)) {
+		aior_leave_call(injection->thread);
+		return;
+	}
+	injection->code = injection->area = journal->code;
+	injection->area_len = journal->area + journal->area_len - journal->code;
+	if (journal->area && is_ours(injection, journal->area, PROT_NONE)) {
+		injection->area = journal->area;
+		injection->area_len = journal->area_len;
+	}
+	if (journal->scratch && is_ours(injection, journal->scratch, PROT_READ | PROT_WRITE)) {
+		injection->scratch = journal->scratch;
+		injection->scratch_len = journal->scratch_len;
+	}
+	aior_inject_unmap(injection);
+}
+
 static void finish(const struct aior_process *process, struct aior_stopped *stopped,
     struct aior_tracee *thread, const struct journal *journal)
 {
@@ -170,12 +204,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 	thread->mask = journal->mask;
 	thread->is_captured = 1;
 	if (!aior_inject_begin(&injection, NULL)) {
-		injection.area = journal->area;
-		injection.area_len = journal->area_len;
-		injection.code = journal->code;
-		injection.scratch = journal->scratch;
-		injection.scratch_len = journal->scratch_len;
-		aior_inject_unmap(&injection);
+		unmap_ours(&injection, journal);
 		aior_inject_end(&injection);
 	}
 }

@@ -223,6 +223,9 @@ void aior_parked_free(struct aior_parked *parked)
 	free(parked->bytes);
 	free(parked->code_bytes);
 	parked->bytes = parked->code_bytes = NULL;
+	parked->code = 0;
+	parked->injected = NULL;
+	parked->count = 0;
 }
 
 /* ---- what is left to do behind the blob ---- */

@@ -16,7 +16,7 @@ use Time::HiRes qw(sleep time);
 our @EXPORT = qw($BUILD $TOOL $SAN $DIR start leaver hold_all_but tell answer end end_later run_tool run_command pretending refuses
     is_rings json slurp spit fresh own_processes have state_of threads_of max_nr aio_nr
     worker lines_of goes_on ends_well look_of is_parked is_as_before has_ended
-    wait_until journal);
+    wait_until journal why_not_well);
 
 our $BUILD = $ENV{BUILD} // 'build';
 our $TOOL = "$BUILD/aio-restorer";
@@ -354,6 +354,23 @@ sub is_as_before
     my %after = map { $_ => 1 } split /\n/, $after;
     diag(join "\n", (map { "was $_" } grep { !$after{$_} } split /\n/, $before), map { "is $_" } grep { !$before{$_} } split /\n/, $after);
     return 0;
+}
+
+# Why a worker does not go on as it looked before, a moment later at most: no thread may be left parked, and nothing
+# mapped, nor a journal outside of it.
+sub why_not_well
+{
+    my ($worker, $before) = @_;
+    my $pid = $worker->{pid};
+    wait_until(sub { look_of($pid) eq $before || has_ended($pid) }, 30);
+    return 'it has ended' if has_ended($pid);
+    my @wrong = grep { /VIOLATION/ } lines_of($worker);
+    return "@wrong" if @wrong;
+    my @left = journal($pid);
+    return "the tool has left @left" if @left;
+    my %before = map { $_ => 1 } split /\n/, $before;
+    @left = grep { !$before{$_} } split /\n/, look_of($pid);
+    return @left ? "there is now: @left" : look_of($pid) eq $before ? undef : 'something is missing';
 }
 
 # Whether all threads sleep with all signals blocked, and nobody traces them; says what is wrong.

