@@ -182,6 +182,10 @@ struct aior_report {
 	size_t lost_count;  /* of them, those that cannot be: one by one in */
 	struct aior_lost_poll *lost; /* ... here */
 	size_t lost_len;             /* of its mapping, for aior_report_free() */
+	size_t no_room_count; /* stage with options->room_cpus: rings that would not fit where so
+			       * many CPUs are possible: their handles in */
+	uint64_t *no_room;    /* ... here */
+	size_t no_room_len;   /* of its mapping */
 };
 
 /*
@@ -199,6 +203,14 @@ struct aior_report {
  * It takes as long as the requests in flight take; that has no limit.
  */
 AIOR_PUBLIC int aior_stage_self(struct aior_report *report, struct aior_error *error);
+
+/*
+ * The same, and keeps address space behind each ring, as far as nothing lies there, so that it can be restored
+ * on a host where `room_cpus` CPUs are possible; 0: none. report->no_room names those that have none.
+ * aior_restore_self() gives it back.
+ */
+AIOR_PUBLIC int aior_stage_self_with_room(
+    uint32_t room_cpus, struct aior_report *report, struct aior_error *error);
 
 /*
  * Turns them back into live rings with the same handles, submits the polls again, and unmaps the
@@ -225,6 +237,11 @@ struct aior_options {
 	/* If this becomes non-zero (in a signal's handler, say), give up as soon as nothing is lost by
 	 * it; may be NULL. */
 	const volatile int *cancel;
+	/*
+	 * Stage: keep address space behind each ring, as far as nothing lies there, so that it can be
+	 * restored where so many CPUs are possible; 0: do not. report.no_room names those that have none.
+	 */
+	uint32_t room_cpus;
 	/* aior_stage_traced(): its threads are parked, too. */
 	int parks;
 	/* aior_stage_traced(): from aior_sample(), or NULL. */

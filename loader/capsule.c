@@ -364,13 +364,13 @@ struct staged_check {
 	uint32_t poll;
 };
 
-static void check_staged_ring(uint32_t i, uint64_t room, void *data)
+static void check_staged_ring(uint32_t i, const struct aior_room *room, void *data)
 {
 	struct staged_check *staged = data;
 	struct aior_ring ring =
 	    staged_ring(staged->tid, aior_capsule_ring(staged->table, staged->bytes, i));
 
-	ring.room = room;
+	ring.room = room->len;
 	while (staged->poll < staged->table->poll_count &&
 	       aior_capsule_poll(staged->table, staged->bytes, staged->poll)->ring == ring.addr) {
 		ring.polls++;

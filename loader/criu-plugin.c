@@ -151,13 +151,13 @@ struct rooms {
 	unsigned char *capsule; /* a copy */
 };
 
-static void note_room(uint32_t i, uint64_t room, void *data)
+static void note_room(uint32_t i, const struct aior_room *room, void *data)
 {
 	const struct rooms *rooms = data;
 	struct aior_ring_record *record =
 	    (void *)aior_capsule_ring(rooms->table, rooms->capsule, i);
 
-	record->room = room < AIO_RING_MAX_LEN ? room : AIO_RING_MAX_LEN;
+	record->room = room->len < AIO_RING_MAX_LEN ? room->len : AIO_RING_MAX_LEN;
 }
 
 static void *image_of(pid_t pid, size_t *size, struct aior_error *error)

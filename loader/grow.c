@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #include "grow.h"
 
@@ -75,10 +76,33 @@ void aior_lay_back(void *content, uint64_t old_len, uint32_t head, uint32_t tail
 struct room_search {
 	const struct aior_table *table;
 	const void *bytes;
-	void (*visit)(uint32_t i, uint64_t room, void *data);
+	void (*visit)(uint32_t i, const struct aior_room *room, void *data);
 	void *data;
 	uint32_t ring; /* the first whose room is not known yet */
+	uint64_t kept; /* for that one, and nothing else lies there */
 };
+
+static void visit_room(struct room_search *search, uint64_t len)
+{
+	const struct aior_room room = {len, search->kept};
+
+	search->kept = 0;
+	search->visit(search->ring++, &room, search->data);
+}
+
+/*
+ * Whether what lies there is what is kept for the ring in front of it, and perhaps something else behind that. Or
+ * what has been mapped by one who was about to make the ring larger, and died: that is one piece with the ring.
+ */
+static int is_kept(const struct aior_ring_record *ring, const struct aior_mapping *mapping)
+{
+	uint64_t end = ring->addr + ring->len;
+
+	return ring->room > ring->len && mapping->is_private_memory && mapping->start <= end &&
+	       mapping->end - ring->addr >= ring->room &&
+	       (mapping->prot == (PROT_READ | PROT_WRITE) ||
+		   (!mapping->prot && mapping->start == end));
+}
 
 static int visit_mapping(const struct aior_mapping *mapping, void *data)
 {
@@ -91,22 +115,116 @@ static int visit_mapping(const struct aior_mapping *mapping, void *data)
 
 		if (mapping->end <= end)
 			return 0;
-		search->visit(search->ring++,
-		    mapping->start > end ? mapping->start - ring->addr : ring->len, search->data);
+		if (!search->kept && is_kept(ring, mapping)) {
+			search->kept = ring->room - ring->len;
+			if (mapping->end == ring->addr + ring->room)
+				return 0;
+			visit_room(search, ring->room);
+			continue;
+		}
+		visit_room(search, mapping->start > end ? mapping->start - ring->addr : ring->len);
 	}
 	return 0;
 }
 
 int aior_each_room(pid_t task, const struct aior_table *table, const void *bytes,
-    void (*visit)(uint32_t i, uint64_t room, void *data), void *data)
+    void (*visit)(uint32_t i, const struct aior_room *room, void *data), void *data)
 {
-	struct room_search search = {table, bytes, visit, data, 0};
+	struct room_search search = {table, bytes, visit, data, 0, 0};
 
 	if (aior_each_mapping(task, visit_mapping, &search) < 0)
 		return -1;
-	for (; search.ring < table->ring_count; search.ring++)
-		visit(search.ring, AIO_RING_MAX_LEN, data);
+	while (search.ring < table->ring_count)
+		visit_room(&search, AIO_RING_MAX_LEN);
 	return 0;
+}
+
+/* ---- room that is kept ---- */
+
+static int write_records(
+    pid_t task, uint64_t capsule, const struct aior_table *table, const void *bytes)
+{
+	return aior_write_memory(task, capsule + table->rings, (const char *)bytes + table->rings,
+	    (size_t)table->ring_count * table->ring_stride);
+}
+
+struct wanted_room {
+	const struct aior_table *table;
+	void *bytes;
+	uint32_t cpus;
+	struct aior_report *report;
+};
+
+/* What the record says is there before it is: nothing lies there, and if we die it is looked for. */
+static void want_room(uint32_t i, const struct aior_room *room, void *data)
+{
+	struct wanted_room *wanted = data;
+	struct aior_ring_record *record =
+	    (void *)aior_capsule_ring(wanted->table, wanted->bytes, i);
+	uint64_t len = aior_len_for(wanted->cpus, record->len);
+
+	if (len > room->len)
+		wanted->report->no_room[wanted->report->no_room_count++] = record->addr;
+	else if (len > record->len + room->kept)
+		record->room = len;
+}
+
+static void keep_one(
+    struct aior_injection *injection, struct aior_ring_record *record, struct aior_report *report)
+{
+	uint64_t end = record->addr + record->len;
+
+	if (record->room <= record->len ||
+	    !aior_inject_reserve(injection, end, record->room - record->len))
+		return;
+	record->room = 0;
+	report->no_room[report->no_room_count++] = record->addr;
+}
+
+void aior_keep_room(struct aior_injection *injection, uint64_t capsule, void *bytes, uint32_t cpus,
+    struct aior_report *report)
+{
+	const struct aior_table *table = bytes;
+	struct wanted_room wanted = {table, bytes, cpus, report};
+	pid_t task = injection->process->task;
+
+	if (!aior_each_room(task, table, bytes, want_room, &wanted) &&
+	    !write_records(task, capsule, table, bytes)) {
+		for (uint32_t i = 0; i < table->ring_count; i++)
+			keep_one(injection, (void *)aior_capsule_ring(table, bytes, i), report);
+		write_records(task, capsule, table, bytes);
+	}
+	aior_trim_no_room(report);
+}
+
+struct kept_room {
+	struct aior_injection *injection;
+	const struct aior_table *table;
+	void *bytes;
+};
+
+static void release_one(uint32_t i, const struct aior_room *room, void *data)
+{
+	struct kept_room *kept = data;
+	struct aior_ring_record *record = (void *)aior_capsule_ring(kept->table, kept->bytes, i);
+
+	if (room->kept)
+		aior_inject_less(kept->injection, record->addr + record->len, room->kept);
+	record->room = 0;
+}
+
+void aior_release_room(struct aior_injection *injection, uint64_t capsule, void *bytes)
+{
+	struct kept_room kept = {injection, bytes, bytes};
+	pid_t task = injection->process->task;
+	uint32_t i = 0;
+
+	while (i < kept.table->ring_count && !aior_capsule_ring(kept.table, bytes, i)->room)
+		i++;
+	if (i == kept.table->ring_count)
+		return;
+	aior_each_room(task, kept.table, bytes, release_one, &kept);
+	write_records(task, capsule, kept.table, bytes);
 }
 
 /* ---- in another process ---- */
@@ -116,99 +234,136 @@ static struct aior_ring_record *record_of(const struct aior_growth *growth, size
 	return (void *)aior_capsule_ring(growth->table, growth->bytes, growth->rings[i].index);
 }
 
-static int write_records(const struct aior_growth *growth)
+static int write_all_records(const struct aior_growth *growth)
 {
-	const struct aior_table *table = growth->table;
-
-	return aior_write_memory(growth->injection->process->task, growth->capsule + table->rings,
-	    (const char *)growth->bytes + table->rings,
-	    (size_t)table->ring_count * table->ring_stride);
+	return write_records(
+	    growth->injection->process->task, growth->capsule, growth->table, growth->bytes);
 }
 
-/* The memory, and what will lie there. The record says first how long the ring may be found to be. */
-static int prepare(
-    struct aior_growth *growth, uint32_t index, uint64_t len, struct aior_error *error)
+/* What will lie there. Nothing of that memory is kept any more: it is free for a moment. */
+static int prepare(struct aior_growth *growth, uint32_t index, uint64_t len, uint64_t kept,
+    struct aior_error *error)
 {
 	struct aior_ring_record *record =
 	    (void *)aior_capsule_ring(growth->table, growth->bytes, index);
 	struct aior_grown *ring = &growth->rings[growth->count];
-	int64_t err;
 
-	*ring = (struct aior_grown){.index = index, .old_len = record->len, .len = len};
+	*ring =
+	    (struct aior_grown){.index = index, .old_len = record->len, .len = len, .kept = kept};
 	ring->before = malloc((size_t)record->len);
 	ring->after = calloc(1, (size_t)len);
 	if (!ring->before || !ring->after ||
 	    aior_read_memory(growth->injection->process->task, record->addr, ring->before,
 		(size_t)record->len)) {
-		err = errno;
+		int err = errno;
+
 		free(ring->before);
 		free(ring->after);
-		return aior_fail_ring(error, (int)err, "memory", record->addr,
-		    "it cannot be read: %s", aior_errno_text((int)err));
+		return aior_fail_ring(error, err, "memory", record->addr, "it cannot be read: %s",
+		    aior_errno_text(err));
 	}
 	memcpy(ring->after, ring->before, (size_t)record->len);
 	aior_lay_out(ring->after, record->len, len);
-	err = aior_inject_more(growth->injection, record->addr + record->len, len - record->len);
-	if (err) {
-		free(ring->before);
-		free(ring->after);
-		return aior_fail_ring(error, (int)-err, "memory", record->addr,
-		    "the %llu bytes behind it, which it takes on this host, cannot be had: %s",
-		    (unsigned long long)(len - record->len), aior_errno_text((int)-err));
-	}
-	record->room = len;
 	growth->count++;
+	if (kept)
+		aior_inject_less(growth->injection, record->addr + record->len, kept);
+	record->room = len;
 	return 0;
 }
 
-/* What is new lies behind the old; the header comes last, and says which of both counts. */
+static int take_room(struct aior_growth *growth, size_t i, struct aior_error *error)
+{
+	struct aior_grown *ring = &growth->rings[i];
+	uint64_t addr = record_of(growth, i)->addr, more = ring->len - ring->old_len;
+	int64_t err = aior_inject_more(growth->injection, addr + ring->old_len, more);
+
+	ring->is_mapped = !err;
+	if (err)
+		return aior_fail_ring(error, (int)-err, "memory", addr,
+		    "the %llu bytes behind it, which it takes on this host, cannot be had: %s",
+		    (unsigned long long)more, aior_errno_text((int)-err));
+	return 0;
+}
+
+/*
+ * What is new lies behind the old; then the header says which of both counts. If events change places, that comes in
+ * the same call.
+ */
 static int write_ring(const struct aior_growth *growth, size_t i)
 {
 	pid_t task = growth->injection->process->task;
 	const struct aior_grown *ring = &growth->rings[i];
 	struct aior_ring_record *record = record_of(growth, i);
 	const struct aio_ring *before = (void *)ring->before, *after = (void *)ring->after;
+	struct iovec local[2], remote[2];
 	uint64_t old = ring->old_len;
 
 	if (aior_write_memory(
 		task, record->addr + old, ring->after + old, (size_t)(ring->len - old)))
 		return -1;
-	if (before->head != after->head &&
-	    aior_write_memory(task, record->addr + AIO_RING_HEADER, ring->after + AIO_RING_HEADER,
-		(size_t)(old - AIO_RING_HEADER)))
-		return -1;
-	if (aior_write_memory(task, record->addr, ring->after, AIO_RING_HEADER))
+	local[0] = (struct iovec){ring->after + AIO_RING_HEADER,
+	    before->head == after->head ? 0 : (size_t)(old - AIO_RING_HEADER)};
+	local[1] = (struct iovec){ring->after, AIO_RING_HEADER};
+	remote[0] =
+	    (struct iovec){(void *)(uintptr_t)(record->addr + AIO_RING_HEADER), local[0].iov_len};
+	remote[1] = (struct iovec){(void *)(uintptr_t)record->addr, AIO_RING_HEADER};
+	if (process_vm_writev(task, local, 2, remote, 2, 0) < 0)
 		return -1;
 	record->len = ring->len;
 	return 0;
+}
+
+static int cannot_write(struct aior_error *error)
+{
+	return aior_fail(
+	    error, errno, "memory", "the rings cannot be written to: %s", aior_errno_text(errno));
+}
+
+static void note_kept(uint32_t i, const struct aior_room *room, void *data)
+{
+	uint64_t *kept = data;
+
+	kept[i] = room->kept;
 }
 
 int aior_grow(struct aior_growth *growth, struct aior_error *error)
 {
 	const struct aior_table *table = growth->table;
 	struct aior_host host;
+	uint64_t *kept;
 	int ret;
 
 	growth->count = 0;
 	growth->rings = calloc(table->ring_count + 1, sizeof(*growth->rings));
-	if (!growth->rings)
+	kept = calloc(table->ring_count + 1, sizeof(*kept));
+	if (!growth->rings || !kept) {
+		free(growth->rings);
+		free(kept);
 		return aior_fail(error, ENOMEM, "memory", "out of memory");
+	}
 	ret = aior_get_host(&host, error);
+	if (!ret &&
+	    aior_each_room(growth->injection->process->task, table, growth->bytes, note_kept, kept))
+		ret = aior_fail(error, errno, "maps", "the mappings cannot be read: %s",
+		    aior_errno_text(errno));
 	for (uint32_t i = 0; !ret && i < table->ring_count; i++) {
 		uint64_t had = aior_capsule_ring(table, growth->bytes, i)->len;
 		uint64_t len = aior_len_on(&host, had);
 
 		if (len > had)
-			ret = prepare(growth, i, len, error);
+			ret = prepare(growth, i, len, kept[i], error);
 	}
-	if (!ret && growth->count) {
-		ret = write_records(growth);
-		for (size_t i = 0; !ret && i < growth->count; i++)
-			ret = write_ring(growth, i);
-		if (ret || write_records(growth))
-			ret = aior_fail(error, errno, "memory",
-			    "the rings cannot be written to: %s", aior_errno_text(errno));
-	}
+	/* Whoever comes next, if we die, knows by its record how large a ring may be found to be. */
+	if (!ret && growth->count && write_all_records(growth))
+		ret = cannot_write(error);
+	for (size_t i = 0; !ret && i < growth->count; i++)
+		ret = take_room(growth, i, error);
+	for (size_t i = 0; !ret && i < growth->count; i++)
+		if (write_ring(growth, i))
+			ret = cannot_write(error);
+	if (!ret && growth->count && write_all_records(growth))
+		ret = cannot_write(error);
+	free(kept);
 	if (ret)
 		aior_shrink(growth);
 	return ret;
@@ -224,14 +379,19 @@ void aior_shrink(struct aior_growth *growth)
 
 		aior_write_memory(task, record->addr, ring->before, (size_t)ring->old_len);
 		record->len = ring->old_len;
-		record->room = 0;
+		record->room = ring->kept ? ring->old_len + ring->kept : 0;
 	}
 	if (growth->count)
-		write_records(growth);
-	for (size_t i = 0; i < growth->count; i++)
-		aior_inject_less(growth->injection,
-		    record_of(growth, i)->addr + growth->rings[i].old_len,
-		    growth->rings[i].len - growth->rings[i].old_len);
+		write_all_records(growth);
+	for (size_t i = 0; i < growth->count; i++) {
+		const struct aior_grown *ring = &growth->rings[i];
+		uint64_t end = record_of(growth, i)->addr + ring->old_len;
+
+		if (ring->is_mapped)
+			aior_inject_less(growth->injection, end, ring->len - ring->old_len);
+		if (ring->kept)
+			aior_inject_reserve(growth->injection, end, ring->kept);
+	}
 	aior_growth_free(growth);
 }
 

@@ -10,16 +10,23 @@ void aior_lay_out(void *content, uint64_t old_len, uint64_t len);
 /* Undoes it; `head` and `tail` are what they were. */
 void aior_lay_back(void *content, uint64_t old_len, uint32_t head, uint32_t tail);
 
+struct aior_room {
+	uint64_t len;  /* bytes from the ring's address on that are its own, kept for it, or nobody's */
+	uint64_t kept; /* behind its end: address space that is kept for it, as its record says */
+};
+
 /*
- * Calls `visit` for each ring of a capsule of a thread's process (0: the caller's): `room` is how many bytes
- * from its address on are its own or nobody's. Without the heap. Returns -1 with errno if the mappings cannot be read.
+ * Calls `visit` for each ring of a capsule of a thread's process (0: the caller's), in their order, and says how
+ * much room it has. Without the heap. Returns -1 with errno if the mappings cannot be read.
  */
 int aior_each_room(pid_t task, const struct aior_table *table, const void *bytes,
-    void (*visit)(uint32_t i, uint64_t room, void *data), void *data);
+    void (*visit)(uint32_t i, const struct aior_room *room, void *data), void *data);
 
 struct aior_grown {
 	uint32_t index; /* of the ring */
 	uint64_t old_len, len;
+	uint64_t kept; /* behind the old one, and again when it is back */
+	int is_mapped;
 	unsigned char *before, *after; /* its content */
 };
 
@@ -40,6 +47,16 @@ struct aior_growth {
 int aior_grow(struct aior_growth *growth, struct aior_error *error);
 void aior_shrink(struct aior_growth *growth);
 void aior_growth_free(struct aior_growth *growth);
+
+/*
+ * Keeps address space behind each ring of a process whose injection can make calls, so that it may be restored
+ * where `cpus` CPUs are possible, and says so in its records: those in `bytes`, a copy of the capsule at that
+ * address. Rings that have no room are named in `report`, which has a list for that (aior_reserve_no_room()).
+ */
+void aior_keep_room(struct aior_injection *injection, uint64_t capsule, void *bytes, uint32_t cpus,
+    struct aior_report *report);
+/* Gives it back, while nobody runs in there yet. */
+void aior_release_room(struct aior_injection *injection, uint64_t capsule, void *bytes);
 
 /* If whoever made a ring larger died before its record said so: it says so now, in `bytes`. */
 void aior_settle(pid_t task, const struct aior_table *table, void *bytes);

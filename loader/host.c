@@ -55,6 +55,14 @@ uint64_t aior_len_on(const struct aior_host *host, uint64_t len)
 	    host->possible_cpus, host->page_size);
 }
 
+uint64_t aior_len_for(uint32_t cpus, uint64_t len)
+{
+	const struct aior_host host = {
+	    .possible_cpus = cpus, .page_size = (uint32_t)sysconf(_SC_PAGESIZE)};
+
+	return aior_len_on(&host, len);
+}
+
 static int refuse_size(const struct aior_ring *ring, uint64_t len, const struct aior_host *host,
     struct aior_error *error)
 {

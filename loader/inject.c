@@ -396,6 +396,11 @@ int64_t aior_inject_more(struct aior_injection *injection, uint64_t addr, uint64
 	return map(injection, addr, len, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
 }
 
+int64_t aior_inject_reserve(struct aior_injection *injection, uint64_t addr, uint64_t len)
+{
+	return map(injection, addr, len, PROT_NONE, MAP_FIXED_NOREPLACE | MAP_NORESERVE);
+}
+
 void aior_inject_less(struct aior_injection *injection, uint64_t addr, uint64_t len)
 {
 	unmap(injection, addr, len);

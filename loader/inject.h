@@ -73,8 +73,9 @@ int aior_inject_map(struct aior_injection *injection, struct aior_error *error);
 
 /* Unmaps the scratch memory; the thread is in a ptrace-stop, in the park loop. */
 void aior_inject_unmap_scratch(struct aior_injection *injection);
-/* Memory at that address, where there must be none; 0 or -errno. Unmaps it. */
+/* Memory at that address, or address space only, where there must be none; 0 or -errno. Unmaps it. */
 int64_t aior_inject_more(struct aior_injection *injection, uint64_t addr, uint64_t len);
+int64_t aior_inject_reserve(struct aior_injection *injection, uint64_t addr, uint64_t len);
 void aior_inject_less(struct aior_injection *injection, uint64_t addr, uint64_t len);
 /* Nobody may touch that memory any more, and it takes none. */
 void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len);

@@ -119,6 +119,8 @@ void aior_check_ring(
 int aior_end_check(struct aior_host_check *check);
 /* How long a ring of that length is on that host: the same, or longer. */
 uint64_t aior_len_on(const struct aior_host *host, uint64_t len);
+/* The same on one with our pages, where so many CPUs are possible. */
+uint64_t aior_len_for(uint32_t cpus, uint64_t len);
 /* aior_check_host(), of several at once. */
 int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error);
 
@@ -131,6 +133,10 @@ int aior_check_images(const struct aior_image *images, size_t count, struct aior
 int aior_reserve_lost(struct aior_report *report, uint64_t most, struct aior_error *error);
 void aior_add_lost(struct aior_report *report, const struct aior_poll_record *poll, int err);
 void aior_trim_lost(struct aior_report *report);
+/* The same of rings that have no room; `hint`: where the list is in nobody's way, or NULL. */
+int aior_reserve_no_room(
+    struct aior_report *report, uint64_t most, void *hint, struct aior_error *error);
+void aior_trim_no_room(struct aior_report *report);
 /* What a restore has done, as its records say; there must be room for as many lost polls as there are polls. */
 void aior_report_restore(
     struct aior_report *report, const struct aior_table *table, const void *bytes);

@@ -34,6 +34,7 @@ struct options {
 	const char *arch, *blob, *format;
 	int events, json, verbose;
 	double timeout; /* in seconds; negative: none */
+	unsigned room;  /* for so many possible CPUs; 0: none */
 };
 
 struct command {
@@ -53,6 +54,7 @@ static const struct option long_options[] = {
     {"blob", required_argument, NULL, 'b'},
     {"format", required_argument, NULL, 'f'},
     {"timeout", required_argument, NULL, 't'},
+    {"room", required_argument, NULL, 'r'},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {0},
@@ -308,6 +310,18 @@ static void ask_to_end(int signal)
 	cancel = 1;
 }
 
+/* More than any kernel has (CONFIG_NR_CPUS, 8192 at most), and a ring for them is no larger than a ring can be. */
+#define MOST_CPUS 65536u
+
+/* 0: it is none. */
+static unsigned parse_cpus(const char *text)
+{
+	char *end;
+	unsigned long count = strtoul(text, &end, 10);
+
+	return *text >= '0' && *text <= '9' && !*end && count <= MOST_CPUS ? (unsigned)count : 0;
+}
+
 static int parse_pids(const struct options *options, pid_t *pids)
 {
 	for (size_t i = 0; i < options->target_count; i++) {
@@ -327,6 +341,7 @@ static int run_on_others(const struct options *options,
 	const struct aior_options how = {
 	    .timeout_ms = options->timeout < 0 ? -1 : (int)(options->timeout * 1000),
 	    .cancel = &cancel,
+	    .room_cpus = options->room,
 	};
 	size_t count = options->target_count;
 	struct aior_outcome *outcomes = calloc(count, sizeof(*outcomes));
@@ -442,7 +457,7 @@ static const struct command commands[] = {
 	"  -o, --output FILE   the core; written beside it first, then renamed\n"
 	"\n"
 	"Example: aio-restorer dump 1234 -o rings.core\n"},
-    {"stage", "PID...", "tvj", run_stage,
+    {"stage", "PID...", "trvj", run_stage,
 	"Turns the AIO rings of running processes into plain memory, in place, and leaves\n"
 	"the processes parked: all or none. Requests in flight come to their end first;\n"
 	"polls are remembered. Any tool can carry a parked process; `restore` lets it go\n"
@@ -450,10 +465,13 @@ static const struct command commands[] = {
 	"\n"
 	"  --timeout SECONDS   give up waiting for requests in flight (no limit): the\n"
 	"                      process stays parked then, and a later call goes on\n"
+	"  --room CPUS         keep address space behind each ring, so that it can be\n"
+	"                      restored where so many CPUs are possible; names those\n"
+	"                      that have none\n"
 	"  -v, --verbose       also where the time went\n"
 	"  --json              what was done, as one JSON object\n"
 	"\n"
-	"Example: aio-restorer stage $(pidof mariadbd)\n"},
+	"Example: aio-restorer stage $(pidof mariadbd) --room 256\n"},
     {"restore", "PID...", "tvj", run_restore,
 	"Turns the rings of parked processes back into live ones, and lets the processes\n"
 	"go on.\n"
@@ -499,7 +517,7 @@ static int print_help(void)
 	       "\n"
 	       "  list TARGET [--events] [--json]   the rings of a process or an image\n"
 	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
-	       "  stage PID... [--timeout S]        processes' rings into memory; parks them\n"
+	       "  stage PID... [--room CPUS]        processes' rings into memory; parks them\n"
 	       "  restore PID...                    and back; they go on\n"
 	       "  run IMAGE [--json]                an image's rings, live in a fresh process\n"
 	       "  check [IMAGE]                     what this host can do, and what is missing\n"
@@ -581,6 +599,12 @@ static int run_command(const struct command *command, int argc, char **argv)
 			if (options.timeout < 0)
 				return wrong_usage(
 				    "--timeout %s is not a number of seconds", optarg);
+			break;
+		case 'r':
+			options.room = parse_cpus(optarg);
+			if (!options.room)
+				return wrong_usage("--room %s is not a number of CPUs, 1 to %u",
+				    optarg, MOST_CPUS);
 			break;
 		}
 	}

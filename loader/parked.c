@@ -7,8 +7,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "names.h"
+#include "grow.h"
 #include "journal.h"
+#include "names.h"
 #include "parked.h"
 
 /* ---- records of threads ---- */
@@ -479,6 +480,7 @@ int aior_unpark(struct aior_parked *parked, struct aior_error *error)
 		aior_continue(parked->stopped);
 		return -1;
 	}
+	aior_release_room(&injection, parked->capsule.addr, parked->bytes);
 	for (size_t i = 0; i < parked->stopped->count; i++) {
 		struct aior_tracee *thread = &parked->stopped->threads[i];
 

@@ -343,6 +343,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 			    table->total);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
 			outcome->rings.grown_count = grown;
+			aior_release_room(&injection, parked->capsule.addr, parked->bytes);
 			aior_inject_unmap_capsule(
 			    &injection, parked->capsule.addr, parked->capsule.room);
 		}

@@ -63,6 +63,39 @@ static void *map(void *at, uint64_t len, int prot, int flags)
 	return got == MAP_FAILED ? NULL : got;
 }
 
+/*
+ * Where memory of ours is in nobody's way: the kernel's own choice may be the pages right behind a ring, which that
+ * ring needs where more CPUs are possible. Below the mappings above the largest gap, at some distance.
+ */
+struct gap_search {
+	uint64_t end, gap,
+	    above; /* of the mapping before; the largest so far, and what lies above that */
+};
+
+static int visit_gap(const struct aior_mapping *mapping, void *data)
+{
+	struct gap_search *search = data;
+
+	if (search->end && mapping->start > search->end && !(mapping->start >> 63) &&
+	    !mapping->is_stack && mapping->start - search->end > search->gap) {
+		search->gap = mapping->start - search->end;
+		search->above = mapping->start;
+	}
+	search->end = mapping->end;
+	return 0;
+}
+
+/* A hint for mmap; NULL if there is none. */
+static void *find_apart(uint64_t len)
+{
+	struct gap_search search = {0, 0, 0};
+	uint64_t apart = 16 * page_size() + whole_pages(len);
+
+	if (aior_each_mapping(0, visit_gap, &search) < 0 || search.gap < 2 * apart)
+		return NULL;
+	return (void *)(uintptr_t)(search.above - apart);
+}
+
 static int call_blob(const struct aior_blob *blob, struct aior_args *args)
 {
 	int (*entry)(struct aior_args *) =
@@ -105,8 +138,53 @@ struct ring_search {
 	uint32_t room, count;
 	uint64_t slots, pending;
 	size_t inherited;
+	struct keeping *keeping; /* NULL: nothing is kept behind them */
 	struct aior_error *error;
 };
+
+/* Address space behind live rings, which are the same ones each time that they are looked for. */
+struct keeping {
+	uint32_t cpus; /* 0: none is wanted */
+	int gives_back;
+	struct aior_report *report;
+	size_t next; /* of those without */
+};
+
+/* How long it would be there, if room is kept for that. */
+static uint64_t kept_len(struct keeping *keeping, uint64_t addr, uint64_t len)
+{
+	const struct aior_report *report = keeping->report;
+	uint64_t wanted = keeping->cpus ? aior_len_for(keeping->cpus, len) : len;
+
+	if (keeping->next == report->no_room_count || report->no_room[keeping->next] != addr)
+		return wanted > len ? wanted : len;
+	keeping->next++;
+	return len;
+}
+
+static void keep_behind(struct keeping *keeping, uint64_t addr, uint64_t len)
+{
+	char *end = (char *)(uintptr_t)(addr + len);
+	struct aior_report *report = keeping->report;
+	uint64_t wanted;
+	void *got;
+
+	if (keeping->gives_back) {
+		wanted = kept_len(keeping, addr, len);
+		if (wanted > len)
+			munmap(end, (size_t)(wanted - len));
+		return;
+	}
+	wanted = aior_len_for(keeping->cpus, len);
+	if (wanted <= len)
+		return;
+	got = map(end, wanted - len, PROT_NONE, MAP_FIXED_NOREPLACE | MAP_NORESERVE);
+	if (got == end)
+		return;
+	if (got)
+		munmap(got, (size_t)(wanted - len));
+	report->no_room[report->no_room_count++] = addr;
+}
 
 static int list_ring(struct ring_search *search)
 {
@@ -127,6 +205,8 @@ static int list_ring(struct ring_search *search)
 		search->records[search->count] = (struct aior_ring_record){
 		    .addr = mapping->start, .len = len, .prot = mapping->prot};
 	}
+	if (search->keeping)
+		keep_behind(search->keeping, mapping->start, len);
 	search->count++;
 	return 0;
 }
@@ -240,8 +320,10 @@ static int make(struct making *making, const struct ring_search *search, struct 
 		return aior_fail(error, E2BIG, "memory",
 		    "there are more slots than a capsule has room for: %llu",
 		    (unsigned long long)search->slots);
-	making->scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_POPULATE);
-	area = map(NULL, making->len + 2 * page_size(), PROT_NONE, MAP_NORESERVE);
+	making->scratch =
+	    map(find_apart(SCRATCH_BYTES), SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_POPULATE);
+	area = map(find_apart(making->len + 2 * page_size()), making->len + 2 * page_size(),
+	    PROT_NONE, MAP_NORESERVE);
 	if (area)
 		making->table = (void *)(area + page_size());
 	if (!making->scratch || !area ||
@@ -402,8 +484,33 @@ static int stage_rings(struct making *making, struct aior_report *report, struct
 	return 0;
 }
 
-static int stage(struct aior_report *report, struct aior_error *error)
+/* Keeps room behind the live rings; or gives it back. */
+static int keep_room(struct keeping *keeping, int gives_back, struct aior_error *error)
 {
+	struct ring_search search = {.keeping = keeping, .error = error};
+
+	if (!keeping->cpus)
+		return 0;
+	keeping->gives_back = gives_back;
+	keeping->next = 0;
+	return find_rings(&search);
+}
+
+/* Now that they are staged, their records say so. */
+static void note_room(struct keeping *keeping, struct aior_table *table)
+{
+	keeping->next = 0;
+	for (uint32_t i = 0; keeping->cpus && i < table->ring_count; i++) {
+		struct aior_ring_record *record = (void *)aior_capsule_ring(table, table, i);
+		uint64_t len = kept_len(keeping, record->addr, record->len);
+
+		record->room = len > record->len ? len : 0;
+	}
+}
+
+static int stage(uint32_t cpus, struct aior_report *report, struct aior_error *error)
+{
+	struct keeping keeping = {.cpus = cpus, .report = report};
 	struct ring_search search = {.error = error};
 	struct aior_capsule capsule;
 	struct making making;
@@ -423,9 +530,16 @@ static int stage(struct aior_report *report, struct aior_error *error)
 		    "there is a capsule already, at 0x%llx, of rings that were staged before: "
 		    "restore them first",
 		    (unsigned long long)capsule.addr);
-	if (aior_reserve_lost(report, search.slots, error) || make(&making, &search, error) ||
-	    stage_rings(&making, report, error))
+	if ((cpus && aior_reserve_no_room(report, search.count,
+			 find_apart(search.count * sizeof(*report->no_room)), error)) ||
+	    aior_reserve_lost(report, search.slots, error) || keep_room(&keeping, 0, error))
 		return -1;
+	if (make(&making, &search, error) || stage_rings(&making, report, error)) {
+		keep_room(&keeping, 1, NULL);
+		return -1;
+	}
+	note_room(&keeping, making.table);
+	aior_trim_no_room(report);
 	report->inherited_count = search.inherited;
 	return 0;
 }
@@ -470,7 +584,8 @@ static void unmap_capsule(const struct aior_survey *survey)
 /* What a ring was before it was made larger. */
 struct grown {
 	struct aior_ring_record *record;
-	uint64_t old_len;
+	uint64_t old_len, len;
+	uint64_t kept; /* behind it, and again when it is back */
 	uint32_t head, tail;
 };
 
@@ -478,105 +593,142 @@ struct growth {
 	struct grown *rings; /* a mapping of its own; NULL: there are none */
 	uint64_t room;       /* its length */
 	uint32_t count;
+	struct aior_table *table;
+	struct aior_host host;
+	int ret;
+	struct aior_error *error;
 };
-
-static void shrink(struct growth *growth)
-{
-	while (growth->count) {
-		const struct grown *ring = &growth->rings[--growth->count];
-		struct aior_ring_record *record = ring->record;
-		char *at = (char *)(uintptr_t)record->addr;
-
-		aior_lay_back(at, ring->old_len, ring->head, ring->tail);
-		munmap(at + ring->old_len, (size_t)(record->len - ring->old_len));
-		record->len = ring->old_len;
-		record->room = 0;
-	}
-}
 
 static struct aior_ring_record *record_of(struct aior_table *table, uint32_t i)
 {
 	return (void *)(uintptr_t)aior_capsule_ring(table, table, i);
 }
 
-/* Gives back what lies behind the rings that have not been laid out anew. */
-static void give_back(struct aior_table *table)
+static char *end_of(const struct grown *ring)
 {
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		struct aior_ring_record *record = record_of(table, i);
+	return (char *)(uintptr_t)ring->record->addr + ring->old_len;
+}
 
-		if (record->room > record->len)
-			munmap((char *)(uintptr_t)record->addr + record->len,
-			    (size_t)(record->room - record->len));
-		if (record->room > record->len)
-			record->room = 0;
+static void keep_again(const struct grown *ring)
+{
+	if (ring->kept)
+		map(end_of(ring), ring->kept, PROT_NONE, MAP_FIXED_NOREPLACE | MAP_NORESERVE);
+}
+
+/* Gives back what lies behind rings that have not been laid out anew, or not any more. */
+static void give_back(struct growth *growth)
+{
+	while (growth->count) {
+		const struct grown *ring = &growth->rings[--growth->count];
+
+		munmap(end_of(ring), (size_t)(ring->len - ring->old_len));
+		keep_again(ring);
 	}
 }
 
-static int take(struct aior_ring_record *record, uint64_t len, struct aior_error *error)
+static void shrink(struct growth *growth)
 {
-	char *behind = (char *)(uintptr_t)record->addr + record->len;
-	void *more = map(behind, len - record->len, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
-	int err = more ? EEXIST : errno;
+	for (uint32_t i = 0; i < growth->count; i++) {
+		const struct grown *ring = &growth->rings[i];
 
-	if (more == behind) {
-		record->room = len;
+		aior_lay_back(
+		    (void *)(uintptr_t)ring->record->addr, ring->old_len, ring->head, ring->tail);
+		ring->record->len = ring->old_len;
+	}
+	give_back(growth);
+}
+
+static int take(struct growth *growth, const struct grown *ring)
+{
+	uint64_t len = ring->len - ring->old_len;
+	char *end = end_of(ring);
+	void *more;
+	int err;
+
+	if (ring->kept)
+		munmap(end, (size_t)ring->kept);
+	more = map(end, len, PROT_READ | PROT_WRITE, MAP_FIXED_NOREPLACE);
+	err = more ? EEXIST : errno;
+	if (more == end)
 		return 0;
-	}
 	if (more)
-		munmap(more, (size_t)(len - record->len));
-	return aior_fail_ring(error, err, "memory", record->addr,
+		munmap(more, (size_t)len);
+	keep_again(ring);
+	return aior_fail_ring(growth->error, err, "memory", ring->record->addr,
 	    "the %llu bytes behind it, which it takes on this host, cannot be had: %s",
-	    (unsigned long long)(len - record->len), aior_errno_text(err));
+	    (unsigned long long)len, aior_errno_text(err));
 }
 
-/*
- * Those that this host has no smaller rings for: see grow.c. The memory behind them comes before all other,
- * which the kernel might put there.
- */
-static int grow(struct growth *growth, struct aior_table *table, struct aior_error *error)
+static void grow_one(uint32_t i, const struct aior_room *room, void *data)
 {
-	struct aior_host host;
-	int ret = aior_get_host(&host, error);
+	struct growth *growth = data;
+	struct aior_ring_record *record = record_of(growth->table, i);
+	const struct aio_ring *ring = (void *)(uintptr_t)record->addr;
+	struct grown *grown = &growth->rings[growth->count];
+	uint64_t len = aior_len_on(&growth->host, record->len);
+
+	if (len <= record->len || growth->ret)
+		return;
+	*grown = (struct grown){record, record->len, len, room->kept, ring->head, ring->tail};
+	growth->ret = take(growth, grown);
+	growth->count += !growth->ret;
+}
+
+/* Those that this host has no smaller rings for: see grow.c. */
+static int grow(struct growth *growth)
+{
+	struct aior_table *table = growth->table;
 	uint32_t count = 0;
 
+	if (aior_get_host(&growth->host, growth->error))
+		return -1;
 	for (uint32_t i = 0; i < table->ring_count; i++)
-		record_of(table, i)->room = 0;
-	for (uint32_t i = 0; !ret && i < table->ring_count; i++) {
-		uint64_t len = aior_len_on(&host, record_of(table, i)->len);
+		count +=
+		    aior_len_on(&growth->host, record_of(table, i)->len) > record_of(table, i)->len;
+	if (!count)
+		return 0;
+	growth->room = whole_pages((uint64_t)count * sizeof(*growth->rings));
+	growth->rings = map(find_apart(growth->room), growth->room, PROT_READ | PROT_WRITE, 0);
+	if (!growth->rings)
+		return aior_fail(growth->error, errno, "memory",
+		    "there is no memory to work in: %s", aior_errno_text(errno));
+	if (aior_each_room(0, table, table, grow_one, growth))
+		growth->ret = aior_fail(growth->error, errno, "maps",
+		    "the mappings cannot be read: %s", aior_errno_text(errno));
+	if (growth->ret)
+		give_back(growth);
+	for (uint32_t i = 0; i < growth->count; i++) {
+		const struct grown *ring = &growth->rings[i];
 
-		if (len > record_of(table, i)->len) {
-			ret = take(record_of(table, i), len, error);
-			count++;
-		}
+		aior_lay_out((void *)(uintptr_t)ring->record->addr, ring->old_len, ring->len);
+		ring->record->len = ring->len;
 	}
-	if (!ret && count) {
-		growth->room = whole_pages((uint64_t)count * sizeof(*growth->rings));
-		growth->rings = map(NULL, growth->room, PROT_READ | PROT_WRITE, 0);
-		if (!growth->rings)
-			ret = aior_fail(error, errno, "memory", "there is no memory to work in: %s",
-			    aior_errno_text(errno));
-	}
-	if (ret)
-		give_back(table);
-	for (uint32_t i = 0; !ret && i < table->ring_count; i++) {
-		struct aior_ring_record *record = record_of(table, i);
-		struct aio_ring *ring = (void *)(uintptr_t)record->addr;
+	return growth->ret;
+}
 
-		if (!record->room)
-			continue;
-		growth->rings[growth->count++] =
-		    (struct grown){record, record->len, ring->head, ring->tail};
-		aior_lay_out(ring, record->len, record->room);
-		record->len = record->room;
-	}
-	return ret;
+static void release_one(uint32_t i, const struct aior_room *room, void *data)
+{
+	const struct aior_ring_record *record = record_of(data, i);
+
+	if (room->kept)
+		munmap((char *)(uintptr_t)record->addr + record->len, (size_t)room->kept);
+}
+
+/* All are live again: what is still kept behind them is not needed. */
+static void release_room(struct aior_table *table)
+{
+	uint32_t i = 0;
+
+	while (i < table->ring_count && record_of(table, i)->room <= record_of(table, i)->len)
+		i++;
+	if (i < table->ring_count)
+		aior_each_room(0, table, table, release_one, table);
 }
 
 static int run_blob(struct aior_table *table, struct aior_error *error)
 {
 	struct aior_args args;
-	void *scratch = map(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
+	void *scratch = map(find_apart(SCRATCH_BYTES), SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
 	int failed;
 
 	if (!scratch)
@@ -591,42 +743,48 @@ static int run_blob(struct aior_table *table, struct aior_error *error)
 	return failed ? -1 : 0;
 }
 
-static int restore(struct aior_report *report, struct aior_error *error)
+static int restore(uint32_t room_cpus, struct aior_report *report, struct aior_error *error)
 {
 	struct aior_capsule capsule;
 	struct aior_survey survey;
 	struct aior_table *table;
-	struct growth growth = {NULL, 0, 0};
+	struct growth growth = {.error = error};
 	uint32_t grown;
 	int found = aior_find_capsule(0, &capsule, error), ret;
 
+	(void)room_cpus;
 	if (found <= 0)
 		return found;
 	table = (void *)(uintptr_t)capsule.addr;
 	if (check_capsule(&capsule, table, &survey, error))
 		return -1;
 	aior_reset_records(&capsule.table, table);
-	if (grow(&growth, table, error))
-		return -1;
+	growth.table = table;
+	ret = grow(&growth);
 	grown = growth.count;
-	ret =
-	    aior_reserve_lost(report, table->poll_count, error) || run_blob(table, error) ? -1 : 0;
-	if (ret)
-		shrink(&growth);
+	if (!ret) {
+		ret = aior_reserve_lost(report, table->poll_count, error) || run_blob(table, error)
+			  ? -1
+			  : 0;
+		if (ret)
+			shrink(&growth);
+	}
 	if (growth.rings)
 		munmap(growth.rings, (size_t)growth.room);
 	if (ret)
 		return ret;
 	aior_report_restore(report, table, table);
 	report->grown_count = grown;
+	release_room(table);
 	unmap_capsule(&survey);
 	return 0;
 }
 
 /* ---- both ---- */
 
-static int run(int (*operation)(struct aior_report *report, struct aior_error *error),
-    struct aior_report *wanted, struct aior_error *error)
+static int run(
+    int (*operation)(uint32_t room_cpus, struct aior_report *report, struct aior_error *error),
+    uint32_t room_cpus, struct aior_report *wanted, struct aior_error *error)
 {
 	struct aior_report report = {0};
 	struct quiet quiet;
@@ -635,7 +793,7 @@ static int run(int (*operation)(struct aior_report *report, struct aior_error *e
 	if (error)
 		memset(error, 0, sizeof(*error));
 	begin_quiet(&quiet);
-	ret = operation(&report, error);
+	ret = operation(room_cpus, &report, error);
 	if (ret || !wanted)
 		aior_report_free(&report);
 	if (wanted)
@@ -646,10 +804,16 @@ static int run(int (*operation)(struct aior_report *report, struct aior_error *e
 
 int aior_stage_self(struct aior_report *report, struct aior_error *error)
 {
-	return run(stage, report, error);
+	return run(stage, 0, report, error);
+}
+
+int aior_stage_self_with_room(
+    uint32_t room_cpus, struct aior_report *report, struct aior_error *error)
+{
+	return run(stage, room_cpus, report, error);
 }
 
 int aior_restore_self(struct aior_report *report, struct aior_error *error)
 {
-	return run(restore, report, error);
+	return run(restore, 0, report, error);
 }

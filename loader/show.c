@@ -380,6 +380,16 @@ void show_warnings(FILE *out, const struct aior_outcome *outcome)
 		    "copies\n",
 		    (int)outcome->pid, outcome->rings.inherited_count,
 		    plural(outcome->rings.inherited_count));
+	if (outcome->rings.no_room_count) {
+		fprintf(out,
+		    "aio-restorer: process %d: %zu ring%s would not fit there, since something "
+		    "lies behind:",
+		    (int)outcome->pid, outcome->rings.no_room_count,
+		    plural(outcome->rings.no_room_count));
+		for (size_t i = 0; i < outcome->rings.no_room_count; i++)
+			fprintf(out, " 0x%llx", (unsigned long long)outcome->rings.no_room[i]);
+		fprintf(out, "\n");
+	}
 	if (!outcome->heir_count || outcome->was_so)
 		return;
 	fprintf(out,
@@ -411,6 +421,9 @@ static void outcome_json(FILE *out, const struct aior_outcome *outcome, const ch
 		    i ? "," : "", (unsigned long long)rings->lost[i].ring,
 		    (unsigned long long)rings->lost[i].iocb,
 		    (unsigned long long)rings->lost[i].data);
+	fprintf(out, "],\"no_room\":[");
+	for (size_t i = 0; i < rings->no_room_count; i++)
+		fprintf(out, "%s\"0x%llx\"", i ? "," : "", (unsigned long long)rings->no_room[i]);
 	fprintf(out, "]");
 }
 

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "grow.h"
 #include "journal.h"
 #include "names.h"
 #include "staging.h"
@@ -69,6 +70,27 @@ static int find_relatives(struct aior_staging *staging)
 	return has_rings;
 }
 
+static uint32_t room_cpus(const struct aior_staging *staging)
+{
+	return staging->options ? staging->options->room_cpus : 0;
+}
+
+/* The list of those that have none; behind the point of no return nothing fails. */
+static int prepare_room(struct aior_staging *staging, size_t rings, struct aior_error *error)
+{
+	return room_cpus(staging)
+		   ? aior_reserve_no_room(&staging->outcome->rings, rings, NULL, error)
+		   : 0;
+}
+
+static void keep_room(struct aior_staging *staging, struct aior_injection *injection,
+    const struct aior_parked *parked)
+{
+	if (room_cpus(staging))
+		aior_keep_room(injection, parked->capsule.addr, parked->bytes, room_cpus(staging),
+		    &staging->outcome->rings);
+}
+
 /* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged. */
 static int take_up(
     struct aior_staging *staging, struct aior_capsule *capsule, struct aior_error *error)
@@ -89,13 +111,15 @@ static int take_up(
 		    (int)staging->process.pid, (unsigned long long)capsule->addr);
 	if (capsule->table.state > AIOR_TABLE_STAGED || capsule->table.state == AIOR_TABLE_IMAGE)
 		return aior_check_capsule(capsule, staging->arch, error);
-	if (aior_stop_parked(&parked, staging->options, error))
+	if (prepare_room(staging, capsule->table.ring_count, error) ||
+	    aior_stop_parked(&parked, staging->options, error))
 		return -1;
 	if (capsule->table.state == AIOR_TABLE_PREPARED || aior_parked_is_live(&parked)) {
 		ret = aior_unpark(&parked, error);
 	} else if (aior_parked_finish(&parked) || aior_parked_adopt(&parked, &injection, NULL)) {
 		aior_leave_parked(parked.stopped);
 	} else {
+		keep_room(staging, &injection, &parked);
 		aior_parked_tidy(&parked, &injection);
 		aior_inject_end(&injection);
 		aior_leave_parked(parked.stopped);
@@ -362,7 +386,7 @@ int aior_staging_prepare(
 		staging->is_done = staging->outcome->was_so = 1;
 		return 0;
 	}
-	if (fill_capsule(staging, error))
+	if (fill_capsule(staging, error) || prepare_room(staging, staging->live_count, error))
 		return -1;
 	if (aior_write_memory(
 		staging->process.task, injection->capsule, staging->table, staging->table->total))
@@ -546,6 +570,8 @@ int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_err
 		aior_outcome_free(&own);
 	} else {
 		if (!ret)
+			keep_room(staging, &staging->injection, &parked);
+		if (!ret)
 			aior_parked_tidy(&parked, &staging->injection);
 		staging->outcome->is_staged = 1;
 		staging->outcome->stood_ns =
@@ -587,6 +613,7 @@ int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *
 		    sizeof(struct aior_table));
 		report(staging, &parked);
 		report_lost(staging, &parked);
+		keep_room(staging, &staging->injection, &parked);
 	}
 	aior_parked_trim(&parked.capsule.table, &staging->injection);
 	aior_journal_write(&staging->process, &staging->injection);

@@ -314,6 +314,7 @@ static void test_failed(void)
 	for (uint32_t i = 0; i < count; i++)
 		ok(!memcmp(ring_of(rings[i]), was[i].copy, was[i].len),
 		    "... ring %u: the same bytes", i);
+	be_this_host();
 }
 
 /* Whoever made a ring larger died in front of its record: whoever comes next takes it as it is. */
@@ -338,7 +339,112 @@ static void test_settled(void)
 	aior_lay_out(ring_of(rings[0]), page, len);
 	aior_settle(getpid(), table, table);
 	ok(record->len == len, "half grown: laid out: its record says so");
+	be_larger_host();
 	ok(!restore_without_heap() && len_of(rings[0]) == len, "half grown: restored");
+	be_this_host();
+}
+
+/* ---- room that is kept ---- */
+
+static int is_free(uint64_t addr, uint64_t len)
+{
+	void *at = mmap((void *)(uintptr_t)addr, len, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return 0;
+	munmap(at, len);
+	return at == (void *)(uintptr_t)addr;
+}
+
+static int stage_self_for(uint32_t room_cpus)
+{
+	int ret;
+
+	aior_report_free(&report);
+	heap_is_forbidden = HAS_OWN_HEAP;
+	ret = aior_stage_self_with_room(room_cpus, &report, &error);
+	heap_is_forbidden = 0;
+	return ret;
+}
+
+/* What is kept is address space of nobody else's, as long as the ring is staged, and not a page longer. */
+static void test_kept(void)
+{
+	uint64_t len = smallest();
+	aio_context_t with, without;
+	const char *why;
+
+	set_up();
+	pin_to(0);
+	add_pages(1, 3, 4);
+	add_pages(1, 5, 6);
+	keep_room(0, len / page);
+	keep_room(1, len / page);
+	give_room(0, len / page);
+	with = rings[0];
+	without = rings[1];
+	take_pending(with, expected);
+	ok(!stage_self_for(MANY) && report.ring_count == 2 && report.no_room_count == 1 &&
+		report.no_room[0] == without,
+	    "room: staged; the ring that has none is named");
+	ok(!is_free(with + page, len - page) && is_free(with + len, page),
+	    "room: as much is kept as it takes");
+	ok(!restore_without_heap() && !report.grown_count && len_of(with) == page &&
+		is_free(with + page, len - page),
+	    "room: restored where it is not needed: it is free again");
+	ok(!stage_self_for(1) && !report.no_room_count && is_free(with + page, len - page) &&
+		!restore_without_heap(),
+	    "room: none is kept for a host on which both fit");
+	ok(!stage_self_for(MANY), "room: staged again");
+	aior_report_free(&report);
+	be_larger_host();
+	refuses(restore_self, "room: ... where one has none", 0, 0, "are free");
+	ok(!is_free(with + page, len - page), "room: ... the other one's is kept");
+	give_room(1, len / page);
+	ok(!restore_without_heap() && report.grown_count == 2 && len_of(with) == len,
+	    "room: restored, larger");
+	be_this_host();
+	why = why_not_usable(with, 4);
+	ok(!why, "room: %s", why ? why : "driven to the brim: nothing is lost");
+}
+
+static void test_kept_failed(void)
+{
+	uint64_t len = smallest();
+
+	set_up();
+	add_pages(1, 3, 40);
+	keep_room(0, len / page);
+	give_room(0, len / page);
+	keep();
+	ok(!stage_self_for(MANY), "a failure where room is kept: staged");
+	be_larger_host();
+	if (forbid_pipes()) {
+		skip("a failure where room is kept", "no seccomp");
+		return;
+	}
+	refuses(restore_self, "a failure where room is kept", EMFILE, 0, "pipe");
+	ok(!memcmp(ring_of(rings[0]), was[0].copy, was[0].len) &&
+		!is_free(rings[0] + page, len - page),
+	    "... the same bytes, and the room is kept");
+	be_this_host();
+}
+
+static void test_kept_in_vain(void)
+{
+	uint64_t len = smallest();
+
+	set_up();
+	add_pages(1, 3, 40);
+	keep_room(0, len / page);
+	give_room(0, len / page);
+	if (forbid_pipes()) {
+		skip("a stage that fails", "no seccomp");
+		return;
+	}
+	ok(stage_self_for(MANY) && error.err == EMFILE && is_free(rings[0] + page, len - page),
+	    "a stage that fails keeps no room");
 }
 
 /* ---- other processes ---- */
@@ -442,6 +548,75 @@ static void test_other(void)
 	    "... it goes on, and driven to the brim nothing is lost");
 }
 
+/* Whether nothing is mapped there in it. */
+static int is_free_in(pid_t pid, uint64_t addr)
+{
+	char path[64], line[512];
+	unsigned long long from, to;
+	int is_mapped = 0;
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	maps = fopen(path, "re");
+	while (maps && fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%llx-%llx", &from, &to) == 2)
+			is_mapped |= from <= addr && addr < to;
+	if (maps)
+		fclose(maps);
+	return maps && !is_mapped;
+}
+
+static void test_kept_in_other(void)
+{
+	const struct aior_options options = {.timeout_ms = -1, .room_cpus = MANY};
+	uint32_t head = 10, amount = 30;
+	struct aior_outcome outcome = {0};
+	struct rlimit none = {0, 0}, files;
+	uint64_t len = smallest();
+	int status = -1;
+	pid_t pid;
+
+	set_up();
+	pid = start_other(1, head, amount);
+	for (int i = 0; i < 20000 && !shared->ring; i++)
+		usleep(1000);
+	usleep(10000);
+	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) && is_free_in(pid, shared->ring + page),
+	    "room in another process: staged without");
+	aior_outcome_free(&outcome);
+	ok(!aior_stage(&pid, 1, &options, &outcome, &error) && outcome.was_so &&
+		!outcome.rings.no_room_count && !is_free_in(pid, shared->ring + page) &&
+		!is_free_in(pid, shared->ring + len - page),
+	    "... staged once more, with room");
+	aior_outcome_free(&outcome);
+	ok(!aior_restore(&pid, 1, NULL, &outcome, &error) && !outcome.rings.grown_count &&
+		is_free_in(pid, shared->ring + page),
+	    "... restored where it is not needed: it is free again");
+	aior_outcome_free(&outcome);
+	ok(!aior_stage(&pid, 1, &options, &outcome, &error) && !outcome.rings.no_room_count &&
+		!is_free_in(pid, shared->ring + page),
+	    "... staged with room");
+	aior_outcome_free(&outcome);
+	be_larger_host();
+	prlimit(pid, RLIMIT_NOFILE, NULL, &files);
+	none.rlim_max = files.rlim_max;
+	prlimit(pid, RLIMIT_NOFILE, &none, NULL);
+	ok(aior_restore(&pid, 1, NULL, &outcome, &error) && error.err == EMFILE &&
+		is_listed(pid, page, head, amount, AIOR_STAGED) &&
+		!is_free_in(pid, shared->ring + page),
+	    "... a restore that fails leaves it as it was, with its room");
+	aior_outcome_free(&outcome);
+	prlimit(pid, RLIMIT_NOFILE, &files, NULL);
+	ok(!aior_restore(&pid, 1, NULL, &outcome, &error) && outcome.rings.grown_count == 1 &&
+		is_listed(pid, len, head, amount, AIOR_LIVE) && is_free_in(pid, shared->ring + len),
+	    "... restored, larger, and not a page more");
+	aior_outcome_free(&outcome);
+	be_this_host();
+	shared->may_go_on = 1;
+	ok(waitpid(pid, &status, 0) == pid && !status,
+	    "... it goes on, and driven to the brim nothing is lost");
+}
+
 int main(void)
 {
 	static const struct self_test tests[] = {
@@ -450,7 +625,11 @@ int main(void)
 	    {"near full", test_near_full},
 	    {"a failure behind the growth", test_failed},
 	    {"half grown", test_settled},
+	    {"room", test_kept},
+	    {"a failure where room is kept", test_kept_failed},
+	    {"a stage that fails", test_kept_in_vain},
 	    {"another process", test_other},
+	    {"room in another process", test_kept_in_other},
 	};
 	long nr;
 

@@ -400,6 +400,13 @@ SKIP: {
         '... restore: refused before anything is touched') or diag explain $result;
     is_parked($pid, '... it is parked still');
     does('... restore on this one', 'restore', $pid);
+    $result = run_tool('stage', $pid, '--room', 64, '--json');
+    my @none = @{ json($result->{out})->{no_room} // [] };
+    my %handles = map { $_ => 1 } @{ $family->{rings} };
+    ok($result->{status} == 0 && @none && !(grep { !$handles{$_} } @none), '... stage --room: says which rings have none') or diag explain $result;
+    like($result->{err}, qr/\Aaio-restorer: process $pid: \d rings? would not fit there, since something lies behind: @none\n\z/, '... in words, too');
+    does('... and it is restored like any other', 'restore', $pid);
+    refuses("... --room $_ is nothing", 2, qr/--room .* is not a number of CPUs/, 'stage', $pid, '--room', $_) for 0, -1, '4x', 100_000;
     goes_on($family, '... it goes on');
     ends_well($family, '... and ends well');
 }
