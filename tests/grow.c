@@ -15,8 +15,6 @@
 #define POSSIBLE "/sys/devices/system/cpu/possible"
 #define MANY 256 /* CPUs */
 
-static struct aio_slot *events, *expected;
-
 /* Fewer or more of them, for everybody in this namespace. */
 static int pretend(uint32_t count_of_cpus)
 {
@@ -77,55 +75,6 @@ static void keep_room(uint32_t i, uint64_t pages)
 static void give_room(uint32_t i, uint64_t pages)
 {
 	munmap((char *)rings[i] + len_of(rings[i]), pages * page);
-}
-
-/* One of so many pages, however large those are. */
-static void add_pages(uint32_t pages, uint32_t head, uint32_t amount)
-{
-	uint64_t len = pages * page;
-	uint32_t nr = aio_ring_nr((uint32_t)len);
-
-	add(new_ring(aio_ring_smallest_n((uint32_t)len, (uint32_t)page)), head,
-	    (head + amount) % nr);
-	if (len_of(rings[count - 1]) != len)
-		abort();
-}
-
-/* The pending events of a ring, as its content has them, oldest first. */
-static uint32_t take_pending(aio_context_t ctx, struct aio_slot *to)
-{
-	const struct aio_ring *ring = ring_of(ctx);
-	uint32_t n = 0;
-
-	for (uint32_t at = ring->head; at != ring->tail; at = aio_ring_next(at, ring->nr))
-		to[n++] = slots_of((void *)ctx)[at];
-	return n;
-}
-
-/* It admits as many as one of its size does, and no event is lost or overwritten by that. */
-static const char *why_not_usable(aio_context_t ctx, uint32_t amount)
-{
-	uint32_t nr = ring_of(ctx)->nr, more = 0, n = 0;
-	struct iocb iocb;
-	long got;
-
-	iocb_null_read(&iocb, silent[0], 0x777);
-	while (submit_one(ctx, &iocb) == 1)
-		more++;
-	if (amount + more != aio_ring_usable(nr, cpus)) {
-		diag("%u pending, %u more, of %u", amount, more, aio_ring_usable(nr, cpus));
-		return "it admits another number of requests";
-	}
-	while ((got = io_getevents(ctx, 64, events + n)) > 0)
-		n += (uint32_t)got;
-	if (n != amount + more)
-		return "another number of events comes";
-	if (memcmp(events, expected, amount * sizeof(*events)))
-		return "other events come";
-	for (uint32_t i = amount; i < n; i++)
-		if (events[i].data != 0x777)
-			return "a new event is another";
-	return NULL;
 }
 
 static const char *why_not_grown(uint32_t i, uint64_t len, uint32_t head, uint32_t amount)
@@ -636,8 +585,7 @@ int main(void)
 	if (facts_start())
 		return 1;
 	nr = aio_nr();
-	events = calloc(65536, sizeof(*events));
-	expected = calloc(65536, sizeof(*expected));
+	make_event_lists();
 	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (cpus >= MANY)
 		skip("a host where more CPUs are possible", "here are %u", cpus);

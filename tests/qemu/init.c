@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The first process of a guest: runs the programs that /list names, one after the other, and says on
- * the console what the host cannot see itself. Lines of /list:
+ * the console what the host cannot see itself. With arguments (of the kernel's command line, behind "--") only
+ * those programs. Lines of /list:
  *
  *	set VARIABLE VALUE                  for the programs that follow
  *	write FILE VALUE                    of /proc or /sys
@@ -164,7 +165,17 @@ static void run(char **words)
 	printf("\n@@ end %s %s %d %ld\n", words[0], how, number, now_ms() - begun);
 }
 
-static void run_list(void)
+static int is_wanted(const char *name, char **only)
+{
+	int is_among = !*only;
+
+	for (; *only; only++)
+		is_among |= !strcmp(name, *only);
+	return is_among;
+}
+
+/* `only`: the names of those that are run; none: all. */
+static void run_list(char **only)
 {
 	FILE *list = fopen("/list", "r");
 	char line[4096];
@@ -182,8 +193,10 @@ static void run_list(void)
 			setenv(words[1], words[2], 1);
 		else if (count == 3 && !strcmp(words[0], "write"))
 			write_value(words[1], words[2]);
-		else if (count >= 4 && !strcmp(words[0], "run"))
+		else if (count >= 4 && !strcmp(words[0], "run") && is_wanted(words[1], only))
 			run(words + 1);
+		else if (count >= 4 && !strcmp(words[0], "run"))
+			continue;
 		else if (count)
 			printf("/list has a line that is not understood: %s\n", words[0]);
 	}
@@ -236,7 +249,7 @@ static void print_files(void)
 			print_file(entry->d_name);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	sigset_t child;
 
@@ -247,7 +260,8 @@ int main(void)
 	mount_all();
 	silence_kernel();
 	say_boot();
-	run_list();
+	(void)argc;
+	run_list(argv + 1);
 	print_files();
 	printf("@@ done\n");
 	sync();
