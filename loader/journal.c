@@ -13,6 +13,10 @@
 
 #define MAGIC "AIORJRN1"
 
+#define NS_PER_MS 1000000ull
+/* How long a blob that nobody traces any more is waited for. */
+#define PATIENCE_NS (10000 * NS_PER_MS)
+
 struct journal {
 	char magic[8];
 	uint64_t start_time; /* of the process */
@@ -156,6 +160,33 @@ static int is_ours(const struct aior_injection *injection, uint64_t start, uint3
 	return 0;
 }
 
+/* Whether the stage blob has begun: then the rings are in there. */
+static int is_capsule_needed(const struct aior_injection *injection, const struct journal *journal)
+{
+	struct aior_table table;
+	uint64_t at = journal->area + injection->page_size;
+
+	return !aior_read_memory(injection->thread->tid, at, &table, sizeof(table)) &&
+	       !memcmp(table.magic, AIOR_TABLE_MAGIC, sizeof(table.magic)) &&
+	       table.state != AIOR_TABLE_PREPARED;
+}
+
+/* Whether it is in a blob's code that is not where such a thread sleeps. */
+static int is_at_work(const struct aior_tracee *thread, const struct journal *journal)
+{
+	struct aior_blob blob;
+	arch_regs regs;
+	size_t len;
+	uint64_t at;
+
+	if (!journal->code || aior_get_regs(thread->tid, &regs, &len) ||
+	    aior_read_memory(thread->tid, journal->code, &blob, sizeof(blob)) ||
+	    memcmp(blob.magic, AIOR_BLOB_MAGIC, sizeof(blob.magic)))
+		return 0;
+	at = arch_pc(&regs, len) - journal->code;
+	return at < blob.size && (at < blob.park || at >= blob.park_end);
+}
+
 /*
  * The code is mapped first and unmapped last: where it is not, nothing is left of ours, and the other threads, which
  * have run since, may have mapped something there.
@@ -168,7 +199,8 @@ static void unmap_ours(struct aior_injection *injection, const struct journal *j
 	}
 	injection->code = injection->area = journal->code;
 	injection->area_len = journal->area + journal->area_len - journal->code;
-	if (journal->area && is_ours(injection, journal->area, PROT_NONE)) {
+	if (journal->area && is_ours(injection, journal->area, PROT_NONE) &&
+	    !is_capsule_needed(injection, journal)) {
 		injection->area = journal->area;
 		injection->area_len = journal->area_len;
 	}
@@ -211,6 +243,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 
 int aior_journal_recover(const struct aior_process *process, struct aior_error *error)
 {
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 	struct aior_stopped *stopped;
 	struct aior_tracee *thread;
 	struct journal journal;
@@ -220,9 +253,19 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 		aior_journal_remove(process);
 		return 0;
 	}
-	if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
-		return -1;
-	thread = find_thread(stopped, &journal);
+	do {
+		if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
+			return -1;
+		thread = find_thread(stopped, &journal);
+		if (!thread || !is_at_work(thread, &journal))
+			break;
+		aior_continue(stopped);
+		if (aior_now(CLOCK_MONOTONIC) >= end)
+			return aior_fail(error, EAGAIN, "drain",
+			    "process %d is being staged, or restored, at this moment",
+			    (int)process->pid);
+		aior_nap(NS_PER_MS);
+	} while (1);
 	if (thread)
 		finish(process, stopped, thread, &journal);
 	aior_journal_remove(process);
