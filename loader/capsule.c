@@ -402,8 +402,14 @@ int aior_check_staged(
 
 void aior_reset_records(const struct aior_table *table, void *bytes)
 {
-	for (uint32_t i = 0; i < table->ring_count; i++)
-		((struct aior_ring_record *)aior_capsule_ring(table, bytes, i))->flags = 0;
+	uint32_t cpus = aior_possible_cpus();
+
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		struct aior_ring_record *record = (void *)aior_capsule_ring(table, bytes, i);
+
+		record->flags = 0;
+		record->n = aior_least_n(cpus, record->len);
+	}
 }
 
 /* ---- finding it ---- */

@@ -63,6 +63,12 @@ uint64_t aior_len_for(uint32_t cpus, uint64_t len)
 	return aior_len_on(&host, len);
 }
 
+uint32_t aior_least_n(uint32_t cpus, uint64_t len)
+{
+	return aio_ring_least_n(
+	    (uint32_t)aior_len_for(cpus, len), cpus, (uint32_t)sysconf(_SC_PAGESIZE));
+}
+
 static int refuse_size(const struct aior_ring *ring, uint64_t len, const struct aior_host *host,
     struct aior_error *error)
 {
@@ -157,8 +163,8 @@ void aior_check_ring(
 {
 	struct aior_error *where = check->refused < MOST_LINES ? check->error : NULL;
 
-	check->requests += aio_ring_smallest_n(
-	    (uint32_t)aior_len_on(&check->host, ring->len), check->host.page_size);
+	check->requests += aio_ring_least_n((uint32_t)aior_len_on(&check->host, ring->len),
+	    check->host.possible_cpus, check->host.page_size);
 	if (may_lie_nowhere && ring->state != AIOR_DAMAGED && !is_addressable(ring)) {
 		aior_refuse(where,
 		    "ring 0x%llx: no process of this host can have that address: it comes from a "

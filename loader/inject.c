@@ -158,8 +158,8 @@ static void put_stack_back(struct aior_injection *injection)
 	arch_set_plain(&regs, thread->regs_len);
 	arch_set_pc(&regs, thread->regs_len, injection->gate.spin);
 	aior_set_regs(thread->tid, &regs, thread->regs_len);
-	aior_write_memory(thread->tid, injection->stacked_at, injection->stacked,
-	    sizeof(injection->stacked));
+	aior_write_memory(
+	    thread->tid, injection->stacked_at, injection->stacked, sizeof(injection->stacked));
 	injection->stacked_at = 0;
 }
 

@@ -121,6 +121,8 @@ int aior_end_check(struct aior_host_check *check);
 uint64_t aior_len_on(const struct aior_host *host, uint64_t len);
 /* The same on one with our pages, where so many CPUs are possible. */
 uint64_t aior_len_for(uint32_t cpus, uint64_t len);
+/* What io_setup is to be asked for there to have such a ring again, or the larger one that it takes. */
+uint32_t aior_least_n(uint32_t cpus, uint64_t len);
 /* aior_check_host(), of several at once. */
 int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error);
 
@@ -252,7 +254,10 @@ int aior_survey(pid_t task, const struct aior_capsule *capsule, const void *byte
 /* Whether the staged content is sound (EINVAL), and this host can have such rings: as aior_check_host(). */
 int aior_check_staged(
     pid_t tid, const struct aior_table *table, const void *bytes, struct aior_error *error);
-/* What a stage, or a restore that has failed, has written there, the restore blob wants to be 0. */
+/*
+ * What a stage, or a restore that has failed, has written there, the restore blob wants to be 0; and what to ask
+ * io_setup for depends on the host.
+ */
 void aior_reset_records(const struct aior_table *table, void *bytes);
 
 /* memory.c */

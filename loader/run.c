@@ -205,6 +205,7 @@ static int put_rings(const struct program *program, int fd)
 {
 	const struct aior_image *image = program->image;
 	uint64_t content = program->content, record_at = program->records;
+	uint32_t cpus = aior_possible_cpus();
 
 	for (size_t i = 0; i < image->ring_count; i++) {
 		const struct aior_ring *ring = &image->rings[i];
@@ -213,6 +214,7 @@ static int put_rings(const struct program *program, int fd)
 		    .len = len_of(program, i),
 		    .staged = program->base + content,
 		    .prot = ring->prot,
+		    .n = aior_least_n(cpus, ring->len),
 		};
 
 		if (put(fd, &record, sizeof(record), SEGMENT + record_at) ||

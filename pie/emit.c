@@ -152,6 +152,7 @@ static int write_c(FILE *out, const void *blob)
 	X(aior_ring_record, step)                                                                  \
 	X(aior_ring_record, head)                                                                  \
 	X(aior_ring_record, tail)                                                                  \
+	X(aior_ring_record, n)                                                                     \
 	X(aior_ring_record, reserved)
 
 #define POLL(X)                                                                                    \

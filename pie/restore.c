@@ -230,14 +230,25 @@ static long create(struct work *work, struct aior_ring_record *ring)
 	aio_context_t ctx = 0;
 	long err;
 
-	ring->step = AIOR_STEP_SETUP;
-	err = sys_io_setup(aio_ring_smallest_n((uint32_t)ring->len, work->args->page_size), &ctx);
-	if (err)
-		return err;
-	ring->aside = ctx;
-	ring->step = AIOR_STEP_SIZE;
-	if (ring_at(ctx)->nr != aio_ring_nr((uint32_t)ring->len))
-		return -ERANGE;
+	for (;;) {
+		ring->step = AIOR_STEP_SETUP;
+		err = sys_io_setup(
+		    ring->n ? ring->n
+			    : aio_ring_smallest_n((uint32_t)ring->len, work->args->page_size),
+		    &ctx);
+		if (err)
+			return err;
+		ring->aside = ctx;
+		ring->step = AIOR_STEP_SIZE;
+		if (ring_at(ctx)->nr == aio_ring_nr((uint32_t)ring->len))
+			break;
+		if (!ring->n)
+			return -ERANGE;
+		/* Whoever has said so was wrong about this host's CPUs. */
+		ring->n = 0;
+		sys_io_destroy(ctx);
+		ring->aside = ctx = 0;
+	}
 	ring->step = AIOR_STEP_ADVANCE;
 	err = advance(work, ring);
 	if (err)

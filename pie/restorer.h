@@ -117,22 +117,25 @@ struct aior_args {
  * and in the ELF note `AIOR` of an image.
  */
 struct aior_ring_record {
-	uint64_t addr;     /* in: where the ring belongs: its handle; page aligned */
-	uint64_t len;      /* in: length of its mapping in bytes; whole pages */
-	uint64_t staged;   /* in for restore: where its content lies: `addr` itself (private
+	uint64_t addr;    /* in: where the ring belongs: its handle; page aligned */
+	uint64_t len;     /* in: length of its mapping in bytes; whole pages */
+	uint64_t staged;  /* in for restore: where its content lies: `addr` itself (private
 			    * anonymous memory that the ring replaces), or elsewhere, 8-byte
 			    * aligned, and then nothing may be mapped at [addr, addr + len); out
 			    * after a failure: where it lies now; out of stage: `addr` */
-	uint64_t aside;    /* out: where the ring lies while it is not at `addr`; else 0 */
-	uint64_t room;     /* in: bytes from `addr` on that it may grow into; 0: just `len` */
-	uint64_t new_len;  /* out: length of the ring that is there now */
-	uint32_t flags;    /* in: 0, or what the other operation left; out: AIOR_RING_… */
-	uint32_t prot;     /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
-	uint32_t err;      /* out: 0, or the errno of the failure */
-	uint32_t step;     /* out: AIOR_STEP_…: where it failed, or how far it had come */
-	uint32_t head;     /* out: the ring's head */
-	uint32_t tail;     /* out: and its tail, without the polls of the poll records */
-	uint64_t reserved; /* in: 0 */
+	uint64_t aside;   /* out: where the ring lies while it is not at `addr`; else 0 */
+	uint64_t room;    /* in: bytes from `addr` on that it may grow into; 0: just `len` */
+	uint64_t new_len; /* out: length of the ring that is there now */
+	uint32_t flags;   /* in: 0, or what the other operation left; out: AIOR_RING_… */
+	uint32_t prot;    /* in: mmap's PROT_… of the mapping; 0: PROT_READ | PROT_WRITE */
+	uint32_t err;     /* out: 0, or the errno of the failure */
+	uint32_t step;    /* out: AIOR_STEP_…: where it failed, or how far it had come */
+	uint32_t head;    /* out: the ring's head */
+	uint32_t tail;    /* out: and its tail, without the polls of the poll records */
+	uint32_t n; /* in for restore: what io_setup is asked for, which fs.aio-nr grows by; 0:
+			    * the smallest that makes a ring of `len` bytes where few CPUs are possible.
+			    * (Where a ring has the smallest length that there is, 1 does it.) */
+	uint32_t reserved; /* in: 0 */
 };
 
 /* struct aior_poll_record, flags. */
@@ -275,6 +278,7 @@ AIOR_AT(aior_ring_record, staged, 16);
 AIOR_AT(aior_ring_record, new_len, 40);
 AIOR_AT(aior_ring_record, flags, 48);
 AIOR_AT(aior_ring_record, step, 60);
+AIOR_AT(aior_ring_record, n, 72);
 AIOR_ASSERT(sizeof(struct aior_poll_record) == 32, "aior_poll_record");
 AIOR_AT(aior_poll_record, flags, 24);
 AIOR_ASSERT(sizeof(struct aior_thread_record) == 432, "aior_thread_record");

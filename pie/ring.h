@@ -85,6 +85,17 @@ static inline uint32_t aio_ring_smallest_n(uint32_t len, uint32_t page_size)
 }
 
 /*
+ * The smallest n for which io_setup(n) makes a ring of `len` bytes where so many CPUs are possible, if it
+ * makes one there. What every context has at least is had for 1.
+ */
+static inline uint32_t aio_ring_least_n(uint32_t len, uint32_t possible_cpus, uint32_t page_size)
+{
+	return aio_ring_len(1, possible_cpus, page_size) == len
+		   ? 1
+		   : aio_ring_smallest_n(len, page_size);
+}
+
+/*
  * How many possible CPUs a host may have for a ring of `len` bytes to be made on it; 0 if none.
  * (The kernel makes no ring for fewer than four requests per possible CPU.)
  */

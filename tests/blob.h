@@ -438,6 +438,7 @@ static inline void stage(struct aior_ring_record *ring, struct staged *staged, u
 	memset(ring, 0, sizeof(*ring));
 	ring->addr = (uintptr_t)at;
 	ring->len = len;
+	ring->n = aio_ring_least_n((uint32_t)len, possible_cpus(), (uint32_t)blob.page);
 	if (in_place) {
 		map_at(at, len, PROT_READ | PROT_WRITE);
 		ring->staged = ring->addr;

@@ -223,6 +223,7 @@ static void test_size(void)
 	memcpy(area + len, (void *)(uintptr_t)rings[0].staged, len);
 	rings[0].staged = (uintptr_t)area + len;
 	rings[0].addr = 0x10000000;
+	rings[0].n = 0;
 	rings = memcpy(area, rings, N * sizeof(*rings));
 	args = blob_args(rings, 1, NULL, 0);
 	args.scratch = (uintptr_t)area + len - args.scratch_len;
@@ -232,6 +233,18 @@ static void test_size(void)
 		skip("a host with more CPUs than the ring was made for",
 		    "this one has %u possible CPUs, the smallest ring is for %u", possible_cpus(),
 		    aio_ring_max_cpus(blob.page));
+}
+
+/* Whoever calls believes that more CPUs are possible than are: the smallest ring is not so large. */
+static void test_wrong_n(void)
+{
+	struct aior_args args;
+
+	set_up();
+	for (uint32_t i = 0; i < N; i++)
+		rings[i].n = 1;
+	args = blob_args(rings, N, NULL, 0);
+	succeeds("another number of CPUs than there are", &args);
 }
 
 /* More pending than the context admits: its owner moved the head. */
@@ -660,6 +673,7 @@ int main(void)
 	in_child("wrong descriptor", test_wrong_descriptor);
 	in_child("fs.aio-max-nr", test_aio_max_nr);
 	in_child("size", test_size);
+	in_child("another number of CPUs", test_wrong_n);
 	in_child("overfull", test_overfull);
 	in_child("protection", test_protection);
 	in_child("sealed", test_sealed);

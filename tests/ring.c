@@ -100,7 +100,7 @@ static void test_kernel(void)
 		aio_context_t ctx;
 		struct aio_ring *ring;
 		uint64_t len = aio_ring_len((uint64_t)n, cpus, page);
-		uint32_t smallest = aio_ring_smallest_n(len, page);
+		uint32_t smallest = aio_ring_least_n(len, cpus, page);
 
 		asked += n;
 		if (asked > most)

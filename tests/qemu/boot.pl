@@ -92,11 +92,14 @@ my $are_possible = $arch eq 'x86_64' && $name =~ /^(?:5\.|6\.1$)/;
 my @smp = ('-smp', !@only ? 2 : $are_possible ? "2,maxcpus=$cpus" : $cpus);
 my $words = !@only ? '' : ($are_possible ? " possible_cpus=$cpus" : '') . " -- @only";
 
+# (One thread for all CPUs: that is faster where there are many, and where each has one, kernels have died while they
+# changed their own code on one CPU and another ran it.)
+#
 # Where nobody ends it for us, it must end with us, however we end.
 sub start
 {
     my ($kernel) = @_;
-    my $accel = $ENV{AIOR_KVM} ? '-accel kvm -accel tcg' : '-accel tcg';
+    my $accel = $ENV{AIOR_KVM} ? '-accel kvm -accel tcg' : @only ? '-accel tcg,thread=single' : '-accel tcg';
     my @command = (
         have('setpriv') ? qw(setpriv --pdeathsig KILL) : (),
         $machine->{qemu}, split(' ', "$machine->{options} $accel"),
