@@ -61,7 +61,7 @@ NO_BLOBS := $(filter-out $(BLOB_ARCHES),$(KNOWN_ARCHES))
 OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
-LIB_SRCS := pie/emit.c pie/object.c pie/headers.c pie/names.c \
+LIB_SRCS := pie/emit.c pie/contract.c pie/languages.c pie/object.c pie/headers.c pie/names.c \
 	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c grow.c)
 IMAGE_SRCS := $(addprefix loader/,images.c core.c criu.c file.c)
 CLI_SRCS := loader/main.c loader/show.c $(IMAGE_SRCS)
@@ -107,7 +107,7 @@ $(BUILD)/blob-%-$(1).bin: $(BUILD)/$(1)/%.elf $(BUILD)/mkblob
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call blob_rules,$(a))))
 
-MKBLOB_SRCS := $(addprefix pie/,mkblob.c callgraph.c emit.c object.c headers.c names.c)
+MKBLOB_SRCS := $(addprefix pie/,mkblob.c callgraph.c emit.c contract.c languages.c object.c headers.c names.c)
 $(BUILD)/mkblob: $(MKBLOB_SRCS:%.c=$(BUILD)/%.o)
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^
 

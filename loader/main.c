@@ -414,6 +414,17 @@ static int write_blob(
 	return FAILED;
 }
 
+static int wrong_format(const char *name)
+{
+	char all[256];
+	size_t len = 0;
+
+	for (const struct blob_format *format = aior_blob_formats; format->name; format++)
+		len += (size_t)snprintf(
+		    all + len, sizeof(all) - len, "%s%s", len ? ", " : "", format->name);
+	return wrong_usage("%s is not a format; they are %s", name, all);
+}
+
 static int run_emit(const struct options *options)
 {
 	const struct blob_format *format = find_format(options->format ? options->format : "bin");
@@ -426,8 +437,7 @@ static int run_emit(const struct options *options)
 	if (op != AIOR_OP_RESTORE && op != AIOR_OP_STAGE)
 		return wrong_usage("emit needs --blob restore or --blob stage");
 	if (!format)
-		return wrong_usage(
-		    "%s is not a format; they are bin, c, obj, json", options->format);
+		return wrong_format(options->format);
 	blob = aior_blob(arch, op);
 	if (!blob) {
 		fprintf(stderr,
@@ -501,7 +511,8 @@ static const struct command commands[] = {
 	"\n"
 	"  --arch ARCH      x86_64, i386, aarch64, riscv64 (this host's)\n"
 	"  --blob BLOB      restore or stage\n"
-	"  --format FORMAT  bin, c (a header), obj (a relocatable object), json (bin)\n"
+	"  --format FORMAT  bin, c (a header), obj (a relocatable object), json, rust,\n"
+	"                   go, asm (for GNU as), nasm (bin)\n"
 	"  -o, --output FILE\n"
 	"\n"
 	"Example: aio-restorer emit --blob restore --format c -o restore.h\n"},

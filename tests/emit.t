@@ -38,7 +38,7 @@ sub choose {
     if ($arch ne $host) {
         $static = run("${prefix}gcc -static -o $dir/true $dir/true.c && $dir/true") eq '' ? '-static' : undef;
     }
-    for my $format (qw(bin c obj json)) {
+    for my $format (qw(bin c obj json rust go asm nasm)) {
         $file{$format} = "$dir/blob.$format";
         is(run("$tool emit --arch $arch --blob $op --format $format -o $file{$format}"), '', "$what: $format: written, and nothing said");
         is(run("$tool emit --arch $arch --blob $op --format $format > $dir/again"), '', "$what: $format: to standard output");
@@ -218,6 +218,185 @@ sub test_json_contract {
     is(join(' ', sort keys %{$json->{structures}}), 'aior_args aior_blob aior_poll_record aior_ring_record aior_table aior_thread_record', "$what: json: every structure");
 }
 
+# The other languages: what a program or a file in one of them makes of each number, a line each, and of the bytes.
+# The numbers are the contract's: those of json, which are the header's as seen above.
+my ($contract, @emitted);
+
+sub numbers {
+    my @numbers;
+    for my $type (sort keys %{$contract->{structures}}) {
+        my $structure = $contract->{structures}{$type};
+        push @numbers, [ $type, undef, $structure->{size} ];
+        push @numbers, map { [ $type, $_, $structure->{fields}{$_}{offset}, $structure->{fields}{$_}{size} ] }
+            sort keys %{$structure->{fields}};
+    }
+    return @numbers;
+}
+
+sub camel {
+    my ($name) = @_;
+    return join '', map { ucfirst } split /_/, $name;
+}
+
+sub fact_names {
+    my ($emitted) = @_;
+    return map { [ "AIOR_\U$emitted->{op}_$emitted->{arch}_$_\E", $emitted->{fact}{$_} ] } grep { !/^(arch|op)$/ } @fields;
+}
+
+# A copy of a file with something in it that the file itself must notice.
+sub spoil {
+    my ($text, $from, $to) = @_;
+    $text =~ s/$from/$to/ or die "nothing to spoil: $from";
+    return $text;
+}
+
+sub test_rust {
+    my ($rustc) = grep { run("command -v $_") !~ /^exit/ } 'rustc';
+    SKIP: {
+        skip('rust: there is no rustc', 5) unless $rustc;
+        my ($main, $expected, $bytes) = ('', '', '');
+        for my $emitted (@emitted) {
+            my $name = "$emitted->{op}_$emitted->{arch}";
+            spew("$dir/$name.rs", $emitted->{text}{rust});
+            $main .= "mod $name;\n";
+        }
+        $main .= "use std::io::Write;\nuse std::mem::{size_of, size_of_val};\nfn main() {\n";
+        my $first = "$emitted[0]{op}_$emitted[0]{arch}";
+        for my $number (numbers()) {
+            my ($type, $field, @values) = @$number;
+            my $rust = "$first\::" . camel($type);
+            if (!defined $field) {
+                $main .= qq(    let zero = $rust\::ZERO;\n    println!("$type {}", size_of::<$rust>());\n    let _ = zero;\n);
+                $expected .= "$type @values\n";
+                next;
+            }
+            $main .= qq(    println!("$type.$field {} {}", &zero.$field as *const _ as usize - &zero as *const _ as usize, size_of_val(&zero.$field));\n);
+            $expected .= "$type.$field @values\n";
+        }
+        for my $constant (sort keys %{$contract->{constants}}) {
+            $main .= qq(    println!("$constant {}", $first\::$constant);\n);
+            $expected .= "$constant $contract->{constants}{$constant}\n";
+        }
+        for my $emitted (@emitted) {
+            my $name = "$emitted->{op}_$emitted->{arch}";
+            for my $fact (fact_names($emitted)) {
+                $main .= qq(    println!("$fact->[0] {}", $name\::$fact->[0]);\n);
+                $expected .= "@$fact\n";
+            }
+            $main .= "    std::io::stderr().write_all(&$name\::AIOR_\U$name\E).unwrap();\n";
+            $bytes .= $emitted->{bin};
+        }
+        spew("$dir/main.rs", "$main}\n");
+        is(run("$rustc --edition 2021 -D warnings -o $dir/main-rust $dir/main.rs"), '', 'rust: taken, without a warning');
+        is(run("$dir/main-rust 2>$dir/bytes"), $expected, 'rust: every size, offset, constant and fact');
+        ok(slurp("$dir/bytes") eq $bytes, 'rust: the bytes of all blobs');
+        spew("$dir/lib.rs", "#![no_std]\npub mod blob {\n    include!(\"$first.rs\");\n}\n");
+        is(run("$rustc --edition 2021 -D warnings --crate-type rlib -o $dir/main-rust.rlib $dir/lib.rs"), '', 'rust: included, without std');
+        spew("$dir/spoilt.rs", spoil($emitted[0]{text}{rust}, 'pub reserved_out: \[u64; 3\]', 'pub reserved_out: [u64; 2]'));
+        like(run("$rustc --edition 2021 --crate-type rlib -o $dir/main-rust.rlib $dir/spoilt.rs"), qr/^exit .*assert/s, 'rust: a structure of another size is refused');
+    }
+}
+
+sub test_go {
+    SKIP: {
+        skip('go: there is no go', 4 + @emitted) if run('command -v go') =~ /^exit/;
+        my $go = "cd $dir/go && GO111MODULE=on GOFLAGS= GOTOOLCHAIN=local GOPROXY=off GOCACHE=$dir/go-cache CGO_ENABLED=0";
+        my ($imports, $main, $expected, $bytes) = ('', '', '', '');
+        mkdir "$dir/go";
+        spew("$dir/go/go.mod", "module probe\n\ngo 1.18\n");
+        for my $emitted (@emitted) {
+            my $name = "$emitted->{op}_$emitted->{arch}";
+            mkdir "$dir/go/$name";
+            spew("$dir/go/$name/blob.go", $emitted->{text}{go});
+            $imports .= qq(import $name "probe/$name"\n);
+            # On the architecture that the blob is for: what lies elsewhere there does not compile.
+            my %goarch = (x86_64 => 'amd64', i386 => '386', aarch64 => 'arm64');
+            my $goarch = $goarch{$emitted->{arch}} // $emitted->{arch};
+            is(run("$go GOARCH=$goarch go tool compile -o $dir/go.o $name/blob.go"), '', "go: $name: compiled on $goarch");
+        }
+        my $first = "$emitted[0]{op}_$emitted[0]{arch}";
+        for my $number (numbers()) {
+            my ($type, $field, @values) = @$number;
+            my $value = "$first." . camel($type) . '{}';
+            $expected .= defined $field ? "$type.$field @values\n" : "$type @values\n";
+            $main .= defined $field
+                ? sprintf qq(\tprintln("$type.$field", unsafe.Offsetof(%s.%s), unsafe.Sizeof(%s.%s))\n), ($value, camel($field)) x 2
+                : qq(\tprintln("$type", unsafe.Sizeof($value))\n);
+        }
+        for my $constant (sort keys %{$contract->{constants}}) {
+            $main .= qq(\tprintln("$constant", uint32($first.$constant))\n);
+            $expected .= "$constant $contract->{constants}{$constant}\n";
+        }
+        for my $emitted (@emitted) {
+            my $name = "$emitted->{op}_$emitted->{arch}";
+            for my $fact (fact_names($emitted)) {
+                $main .= qq(\tprintln("$fact->[0]", uint32($name.$fact->[0]))\n);
+                $expected .= "@$fact\n";
+            }
+            $main .= "\tsyscall.Write(1, $name.AIOR_\U$name\E[:])\n";
+            $bytes .= $emitted->{bin};
+        }
+        spew("$dir/go/main.go", qq(package main\n\nimport "syscall"\nimport "unsafe"\n${imports}\nfunc main() {\n$main}\n));
+        is(run("$go go build -o $dir/main-go ."), '', 'go: taken');
+        is(run("$dir/main-go 2>&1 >$dir/bytes"), $expected, 'go: every size, offset, constant and fact');
+        ok(slurp("$dir/bytes") eq $bytes, 'go: the bytes of all blobs');
+        is(run("$go gofmt -l ."), '', 'go: laid out as gofmt has it') unless run('command -v gofmt') =~ /^exit/;
+        spew("$dir/go/spoilt.go", spoil($emitted[0]{text}{go}, 'Fd +int32', 'Fd int64'));
+        like(run("$go go tool compile -o $dir/go.o spoilt.go"), qr/^exit .*AiorArgs\{\}\.Helpers/s, 'go: a structure with other offsets is refused');
+    }
+}
+
+# A file for an assembler becomes 32-bit words, one for each number, and the bytes.
+sub test_assembler {
+    my ($emitted, $format, $include, $word, $assemble) = @_;
+    my $name = "aior_$emitted->{op}_$emitted->{arch}";
+    # (In code riscv's aligning is the linker's work.)
+    my ($text, @expected) = ("section .data\n");
+    $text = ".$text" if $format eq 'asm';
+    spew("$dir/blob.inc", $emitted->{text}{$format});
+    for my $number (numbers()) {
+        my ($type, $field, $value) = @$number;
+        $text .= "$word " . (defined $field ? "$type.$field" : "${type}_size") . "\n";
+        push @expected, $value;
+    }
+    for my $pair ((map { [ $_, $contract->{constants}{$_} ] } sort keys %{$contract->{constants}}), fact_names($emitted)) {
+        $text .= "$word $pair->[0]\n";
+        push @expected, $pair->[1];
+    }
+    # Aligned, so that nothing comes between.
+    my $padding = -@expected % 4;
+    $text .= "$word 0\n" x $padding . "$include \"$dir/blob.inc\"\n$word ${name}_end - $name\n";
+    # Included once more, it says nothing new, and has the bytes once more: under other names.
+    (my $again = $emitted->{text}{$format}) =~ s/\b(?:aior|AIOR)_(?=$emitted->{op}_$emitted->{arch}(?:_|\b))/again_/gi;
+    spew("$dir/again.inc", $again);
+    $text .= "$include \"$dir/again.inc\"\n";
+    spew("$dir/use.s", $text);
+    unlink "$dir/use.bin";
+    my $name_of_it = "$emitted->{arch}, $emitted->{op}: $format";
+    is(run($assemble), '', "$name_of_it: taken");
+    my $got = slurp("$dir/use.bin");
+    my @numbers = unpack 'V' . @expected, $got;
+    is("@numbers", "@expected", "$name_of_it: every size, offset, constant and fact");
+    my $at = 4 * (@expected + $padding);
+    ok(substr($got, $at, $emitted->{fact}{size}) eq $emitted->{bin}, "$name_of_it: the bytes");
+    is(unpack('V', substr($got, $at + $emitted->{fact}{size}, 4)), $emitted->{fact}{size}, "$name_of_it: and where they end");
+}
+
+sub test_assemblers {
+    for my $emitted (@emitted) {
+        test_assembler($emitted, 'asm', '.include', '.long', "cd $dir && $emitted->{prefix}as -o use.o use.s && $emitted->{prefix}objcopy -O binary -j .data use.o use.bin");
+        SKIP: {
+            skip("nasm: there is no nasm", 4) if run('command -v nasm') =~ /^exit/;
+            test_assembler($emitted, 'nasm', '%include', 'dd', "cd $dir && nasm -w+error -f bin -o use.bin use.s");
+        }
+    }
+    SKIP: {
+        skip("nasm: there is no nasm", 1) if run('command -v nasm') =~ /^exit/;
+        spew("$dir/spoilt.s", spoil($emitted[0]{text}{nasm}, '\.fd: resd', '.fd: resq'));
+        like(run("nasm -f bin -o $dir/use.bin $dir/spoilt.s"), qr/^exit /, 'nasm: a structure with other offsets is refused');
+    }
+}
+
 for my $each (@others, $host) {
     for my $blob (sort keys %numbers) {
         choose($each, $blob);
@@ -226,8 +405,15 @@ for my $each (@others, $host) {
         test_obj_in_blob();
         my $json = test_json();
         test_json_contract($json) if $blob eq 'restore';
+        $contract = $json;
+        push @emitted, { arch => $arch, op => $op, prefix => $prefix, bin => $bin, fact => {%fact},
+            text => { map { ($_ => slurp($file{$_})) } qw(rust go asm nasm) } };
     }
 }
+
+test_rust();
+test_go();
+test_assemblers();
 
 # The contract in other dialects.
 spew("$dir/contract.c", qq(#include "restorer.h"\nint main(void) { return aior_args_size(1) == sizeof(struct aior_args) ? 0 : 1; }\n));

@@ -37,6 +37,8 @@ script|bsdutils|check
 mandoc|mandoc|check
 clang|clang|check
 g++|g++|check
+rustc|rustc|check
+go|golang-go|check
 clang-format|clang-format|check
 git|git|check
 flock|util-linux|check
