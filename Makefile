@@ -10,6 +10,7 @@
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
 #   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench*.json too
+#   make install    all that is there, under PREFIX (/usr/local), inside DESTDIR; make uninstall
 #   make format     lays the sources out
 #   make clean
 #
@@ -21,6 +22,9 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 
+VERSION := 0.1.0
+SONAME := libaio-restorer.so.0
+
 BUILD := $(if $(SAN),build/san,build)
 Q := $(if $(V),,@)
 
@@ -31,7 +35,7 @@ WARN := -Wall -Wextra -Werror
 CFLAGS ?= -O2 -g
 SANITIZERS := -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANFLAGS := $(if $(SAN),$(SANITIZERS))
-CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Ipie -Iarch -Iloader -I$(BUILD) $(addprefix -idirafter ,$(CRIU_INCLUDE))
+CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DAIOR_VERSION='"$(VERSION)"' -Ipie -Iarch -Iloader -I$(BUILD) $(addprefix -idirafter ,$(CRIU_INCLUDE))
 CFLAGS_COMMON := -std=gnu11 $(CFLAGS) $(WARN)
 
 BLOB_CFLAGS := -std=gnu11 -Oz $(WARN) -ffreestanding -fno-builtin -fpie -fvisibility=hidden \
@@ -151,19 +155,21 @@ $(2)/aio_restorer.so: $(2)/loader/criu-plugin.o $(2)/libaio-restorer.a
 endef
 $(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),-lelf -lprotobuf-c))
 
-$(BUILD)/libaio-restorer.so: $($(BUILD)_objs)
-	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,libaio-restorer.so.0 -o $@ $^
+$(BUILD)/libaio-restorer.so: $($(BUILD)_objs) dist/libaio-restorer.map
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME),--version-script=dist/libaio-restorer.map -o $@ $(filter %.o,$^)
 
 # (Nobody who has no CRIU is bothered with it.)
 plugin: $(PLUGIN)
 	@$(if $(PLUGIN),:,echo 'no CRIU plugin: missing criu/criu-plugin.h (libcriu-dev of Debian sid; make check fetches it)' >&2)
+
+include dist/install.mk
 
 # ---- tests ----
 
 include tests/tests.mk
 include tests/cli.mk
 include tests/guest.mk
-SCRIPT_TESTS += tests/style.t tests/demo.t tests/bench.t
+SCRIPT_TESTS += tests/style.t tests/install.t tests/examples.t tests/demo.t tests/bench.t
 
 export BUILD CC
 

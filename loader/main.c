@@ -21,8 +21,6 @@
 #include "names.h"
 #include "show.h"
 
-#define VERSION "0.1.0"
-
 /* What the program exits with. */
 enum { DONE, FAILED, USAGE, NOT_FINISHED, REFUSED };
 
@@ -546,7 +544,7 @@ static int print_help(void)
 
 static int print_version(void)
 {
-	printf("aio-restorer " VERSION ", ABI %u; blobs: ", AIOR_ABI);
+	printf("aio-restorer " AIOR_VERSION ", ABI %u; blobs: ", AIOR_ABI);
 	print_blobs(stdout);
 	printf("\n");
 	return DONE;

@@ -158,7 +158,10 @@ int aior_write_rust(FILE *out, const void *blob)
 	fprintf(out, "\n#[allow(dead_code)]\npub static %s: [u8; %u] = [\n",
 	    blob_name(header, toupper).text, header->size);
 	write_bytes(out, header, "    ");
-	fprintf(out, "];\n");
+	fprintf(out,
+	    "];\n// By a name that is the same on every architecture.\n"
+	    "#[allow(unused_imports)]\npub use self::%s as BLOB;\n",
+	    blob_name(header, toupper).text);
 	return ferror(out) ? -1 : 0;
 }
 
@@ -231,7 +234,10 @@ int aior_write_go(FILE *out, const void *blob)
 #undef WRITE_FACT
 	fprintf(out, "\nvar %s = [%u]byte{\n", blob_name(header, toupper).text, header->size);
 	write_bytes(out, header, "\t");
-	fprintf(out, "}\n");
+	fprintf(out,
+	    "}\n\n// Blob is the same, by a name that every architecture has.\n"
+	    "var Blob = %s[:]\n",
+	    blob_name(header, toupper).text);
 	return ferror(out) ? -1 : 0;
 }
 

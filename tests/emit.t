@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # SPDX-License-Identifier: MIT
-# What embedders take: every format that `aio-restorer emit` writes, and a program that embeds one.
+# What embedders take: every format that `aio-restorer emit` writes, read, compiled or assembled.
 use strict;
 use warnings;
 use File::Temp qw(tempdir);
@@ -283,7 +283,7 @@ sub test_rust {
                 $main .= qq(    println!("$fact->[0] {}", $name\::$fact->[0]);\n);
                 $expected .= "@$fact\n";
             }
-            $main .= "    std::io::stderr().write_all(&$name\::AIOR_\U$name\E).unwrap();\n";
+            $main .= "    std::io::stderr().write_all(&$name\::BLOB).unwrap();\n";
             $bytes .= $emitted->{bin};
         }
         spew("$dir/main.rs", "$main}\n");
@@ -333,7 +333,7 @@ sub test_go {
                 $main .= qq(\tprintln("$fact->[0]", uint32($name.$fact->[0]))\n);
                 $expected .= "@$fact\n";
             }
-            $main .= "\tsyscall.Write(1, $name.AIOR_\U$name\E[:])\n";
+            $main .= "\tsyscall.Write(1, $name.Blob)\n";
             $bytes .= $emitted->{bin};
         }
         spew("$dir/go/main.go", qq(package main\n\nimport "syscall"\nimport "unsafe"\n${imports}\nfunc main() {\n$main}\n));
@@ -423,13 +423,6 @@ for my $compiler ("${prefix}gcc -std=c11 -pedantic", "${prefix}g++ -std=c++11 -p
         skip("no $program here", 1) if run("command -v $program") =~ /^exit/;
         is(run("$compiler -Wall -Wextra -Werror -Ipie -o $dir/contract $dir/contract.c && $dir/contract"), '', "restorer.h: taken by $compiler");
     }
-}
-
-# An embedder.
-SKIP: {
-    my $program = "$BUILD/tests/embed-c/embed-c";
-    skip("$program is not built", 1) unless -x $program;
-    is(run($program), "data 102 res 1\ndata 103 res 1\ndata 104 res 1\n", 'embed-c: the events that were pending');
 }
 
 # Wrong usage.

@@ -20,6 +20,7 @@ protoc-c|protobuf-c-compiler|build
 /usr/include/libaio.h|libaio-dev|demo
 fio|fio|demo
 prove|perl|check
+pkg-config|pkg-config|check
 gdb|gdb|check
 eu-readelf|elfutils|check
 stress-ng|stress-ng|check

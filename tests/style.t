@@ -132,7 +132,7 @@ ok "the ring's magic number stands in ring.h alone" no_magic_outside_ring_h
 ok 'no line ends in white space' no_white_space_at_ends
 if command -v clang-format >/dev/null; then
 	ok 'the layout is clang-format'"'"'s' \
-		sh -c 'find arch loader pie tests -name "*.[ch]" | xargs clang-format --dry-run -Werror'
+		sh -c 'find arch examples loader pie tests -name "*.[ch]" | xargs clang-format --dry-run -Werror'
 else
 	skip 'the layout is clang-format'"'"'s' 'there is no clang-format'
 fi

@@ -57,12 +57,3 @@ $(BUILD)/tests/restore-abi2-$(1).bin: $(ABI2)/$(1)/restore.elf $(BUILD)/mkblob
 endef
 $(foreach a,$(BLOB_ARCHES),$(eval $(call abi2_rules,$(a))))
 $(BUILD)/tests/abi.t: | $(BUILD)/tests/restore-abi2-$(HOST_ARCH).bin
-
-# A program that embeds the blob. It includes what the tool emits, and the contract.
-EMBED_C := $(BUILD)/tests/embed-c
-$(EMBED_C)/blob.h: $(BUILD)/aio-restorer
-	$(Q)mkdir -p $(@D)
-	$(Q)$(BUILD)/aio-restorer emit --arch $(HOST_ARCH) --blob restore --format c -o $@
-$(EMBED_C)/embed-c: tests/embed-c/embed-c.c $(EMBED_C)/blob.h pie/restorer.h
-	$(Q)$(CC) -I$(EMBED_C) -Ipie -DBLOB=aior_restore_$(HOST_ARCH) $(CFLAGS_COMMON) -o $@ $<
-tests: $(EMBED_C)/embed-c

@@ -20,8 +20,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <aio-restorer/restorer.h>
+
 #include "blob.h"
-#include "restorer.h"
 
 #define EVENTS 5
 #define REAPED 2
