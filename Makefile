@@ -11,6 +11,7 @@
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
 #   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench*.json too
 #   make install    all that is there, under PREFIX (/usr/local), inside DESTDIR; make uninstall
+#   make dist       the source as a release, build/aio-restorer-VERSION.tar.gz
 #   make format     lays the sources out
 #   make clean
 #
@@ -67,18 +68,35 @@ BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).b
 
 LIB_SRCS := pie/emit.c pie/contract.c pie/languages.c pie/object.c pie/headers.c pie/names.c \
 	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c grow.c)
-IMAGE_SRCS := $(addprefix loader/,images.c core.c criu.c file.c)
-CLI_SRCS := loader/main.c loader/show.c $(IMAGE_SRCS)
+
+# The readers of images, where what they take is there; the command line does without. READERS= leaves all out.
+compiles = $(shell $(CC) $(CPPFLAGS) -include $(1) -fsyntax-only -x c /dev/null 2>/dev/null && echo yes)
+READERS ?= $(if $(call compiles,gelf.h),core) $(and $(call compiles,protobuf-c/protobuf-c.h),$(shell command -v protoc-c),criu)
+READERS := $(strip $(READERS))
+core.what := ELF cores as input
+core.needs := libelf (gelf.h)
+core.libs := -lelf
+criu.what := CRIU images as input
+criu.needs := libprotobuf-c (protobuf-c.h) and protoc-c
+criu.libs := -lprotobuf-c
+criu.objs := criu.pb-c.o
+NO_READERS := $(filter-out $(READERS),core criu)
+CPPFLAGS_COMMON += -DAIOR_READS_CORE=$(if $(filter core,$(READERS)),1,0) -DAIOR_READS_CRIU=$(if $(filter criu,$(READERS)),1,0)
+
+IMAGE_SRCS := $(addprefix loader/,images.c file.c $(READERS:%=%.c))
+IMAGE_OBJS := $(IMAGE_SRCS:%.c=%.o) $(foreach r,$(READERS),$($(r).objs))
+IMAGE_LIBS := $(foreach r,$(READERS),$($(r).libs))
+CLI_OBJS := loader/main.o loader/show.o $(IMAGE_OBJS)
 
 # The CRIU plugin, where CRIU's header is.
 CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
 PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
 
-.PHONY: all blobs blobs-said plugin tests check check-qemu check-criu criu run-tests soak soak-qemu demo bench format clean
+.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
-all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so $(PLUGIN) blobs
+all: $(BUILD)/aio-restorer $(BUILD)/libaio-restorer.a $(BUILD)/libaio-restorer.so $(PLUGIN) blobs readers-said
 	@:
 
 blobs: $(BLOBS) blobs-said
@@ -86,6 +104,9 @@ blobs: $(BLOBS) blobs-said
 
 blobs-said:
 	@$(if $(NO_BLOBS),echo 'no blobs for $(NO_BLOBS): missing $(sort $(foreach a,$(NO_BLOBS),$(call missing,$(a)))) (make check installs what it can)' >&2,:)
+
+readers-said:
+	@:$(foreach r,$(NO_READERS),; echo 'no $($(r).what): missing $($(r).needs)' >&2)
 
 # ---- blobs ----
 
@@ -123,6 +144,10 @@ FORCE:
 
 # ---- the host side ----
 
+# Written when other images can be read than before.
+$(BUILD)/readers.list: $(if $(filter-out x$(shell cat $(BUILD)/readers.list 2>/dev/null)x,x$(READERS)x),FORCE)
+	$(Q)mkdir -p $(@D) && echo '$(READERS)' > $@
+
 # What criu.proto says, as C.
 $(BUILD)/criu.pb-c.c $(BUILD)/criu.pb-c.h &: loader/criu.proto
 	$(Q)mkdir -p $(@D)
@@ -142,18 +167,19 @@ $(2)/loader/self.o: $(BUILD)/blob-stage-$(1).bin $(BUILD)/blob-restore-$(1).bin
 $(2)/libaio-restorer.a: $$($(2)_objs)
 	$$(Q)rm -f $$@ && ar rcD $$@ $$^
 
+$(2)/loader/images.o $(2)/aio-restorer: $(BUILD)/readers.list
 $(2)/loader/criu.o: $(BUILD)/criu.pb-c.h
 $(2)/criu.pb-c.o: $(BUILD)/criu.pb-c.c
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$(3) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(4) -fPIC -c -o $$@ $$<
 
-$(2)/aio-restorer: $(CLI_SRCS:%.c=$(2)/%.o) $(2)/criu.pb-c.o $(2)/libaio-restorer.a
-	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$^ $(5)
+$(2)/aio-restorer: $(CLI_OBJS:%=$(2)/%) $(2)/libaio-restorer.a
+	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$(filter %.o %.a,$$^) $(5)
 
 $(2)/aio_restorer.so: $(2)/loader/criu-plugin.o $(2)/libaio-restorer.a
 	$$(Q)$(3) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
 endef
-$(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),-lelf -lprotobuf-c))
+$(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),$(IMAGE_LIBS)))
 
 $(BUILD)/libaio-restorer.so: $($(BUILD)_objs) dist/libaio-restorer.map
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -shared -Wl,-soname,$(SONAME),--version-script=dist/libaio-restorer.map -o $@ $(filter %.o,$^)
@@ -169,7 +195,7 @@ include dist/install.mk
 include tests/tests.mk
 include tests/cli.mk
 include tests/guest.mk
-SCRIPT_TESTS += tests/style.t tests/install.t tests/examples.t tests/demo.t tests/bench.t
+SCRIPT_TESTS += tests/style.t tests/install.t tests/examples.t tests/dist.t tests/demo.t tests/bench.t
 
 export BUILD CC
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# `make install` and `make uninstall`: what is installed, and where.
+# What is installed, and where; and releases of the source.
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -51,3 +51,18 @@ install: all $(BUILD)/aio-restorer.pc
 uninstall:
 	$(Q)for entry in $(INSTALLED) $(LINKED); do rm -f "$(DESTDIR)$${entry##*:}" || exit 1; done
 	$(Q)for folder in $(OWN_FOLDERS); do [ ! -d "$(DESTDIR)$$folder" ] || rmdir "$(DESTDIR)$$folder" || exit 1; done
+
+# ---- a source release ----
+
+# Twice the same bytes, wherever and by whomever: of what git knows or, in an unpacked release, of all that is there.
+RELEASE := aio-restorer-$(VERSION)
+DIST ?= $(BUILD)/$(RELEASE).tar.gz
+
+.PHONY: dist
+dist:
+	$(Q)mkdir -p $(BUILD) $(dir $(DIST))
+	$(Q)if [ -e .git ]; then git ls-files; else find . -path ./build -prune -o ! -type d -print | sed 's|^\./||'; fi | LC_ALL=C sort > $(BUILD)/dist.list
+	$(Q)epoch=$${SOURCE_DATE_EPOCH:-$$(if [ -e .git ]; then git log -1 --format=%ct; else stat -c %Y Makefile; fi)} && \
+		tar --create --format=ustar --no-recursion --files-from=$(BUILD)/dist.list --transform='flags=rSH;s|^|$(RELEASE)/|' \
+			--owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$$epoch \
+			--file=$(BUILD)/dist.tar && gzip -9n < $(BUILD)/dist.tar > $(DIST)

@@ -37,12 +37,34 @@ static int took(struct images *images, int ret)
 	return ret;
 }
 
+static int cannot_read(
+    const char *path, const char *what, const char *library, struct aior_error *error)
+{
+	memset(error, 0, sizeof(*error));
+	return aior_refuse(error, "%s: this build reads no %s: there was no %s where it was made",
+	    path, what, library);
+}
+
+/* Which of them this build has is the Makefile's; what it has not is not linked. */
+const char *images_formats(void)
+{
+	if (AIOR_READS_CORE && AIOR_READS_CRIU)
+		return "ELF cores, folders of CRIU's images";
+	return AIOR_READS_CORE   ? "ELF cores"
+	       : AIOR_READS_CRIU ? "folders of CRIU's images"
+				 : "none";
+}
+
 int images_read(const char *path, struct images *images, struct aior_error *error)
 {
 	struct stat status;
 
 	if (!stat(path, &status) && S_ISDIR(status.st_mode))
-		return criu_read(path, &images->images, &images->count, error);
+		return AIOR_READS_CRIU
+			   ? criu_read(path, &images->images, &images->count, error)
+			   : cannot_read(path, "folders of CRIU's images", "libprotobuf-c", error);
+	if (!AIOR_READS_CORE)
+		return cannot_read(path, "ELF cores", "libelf", error);
 	if (make(images, 1, error))
 		return -1;
 	return took(images, core_read(path, images->images, error));

@@ -16,6 +16,8 @@ int images_read(const char *path, struct images *images, struct aior_error *erro
 int images_list(pid_t pid, struct images *images, struct aior_error *error);
 /* Runs each: aior_run(). */
 int images_run(const struct images *images, struct images *results, struct aior_error *error);
+/* The kinds of images that this build reads; others it refuses. */
+const char *images_formats(void);
 void images_free(struct images *images);
 
 #endif

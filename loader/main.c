@@ -269,6 +269,7 @@ static int check_this_host(const struct options *options)
 	print_errno("kcmp works",
 	    syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0, 0) < 0 ? errno : 0,
 	    "dump does not see that processes share their memory");
+	printf("%-22s %s\n", "images that are read", images_formats());
 	printf("%-22s ", "images that run here");
 	print_local_archs();
 	printf("\n%-22s ", "blobs");

@@ -13,9 +13,9 @@ CLI_TESTS := $(BUILD)/tests/api.t tests/cli.t tests/dump.t tests/run.t tests/cor
 	$(patsubst tests/soak/%.pm,'tests/soak.t %',$(wildcard tests/soak/*.pm))
 
 # The image reader, in a program that gives it thousands of broken images.
-$(BUILD)/tests/hostile: tests/hostile.c $(IMAGE_SRCS:%.c=$(BUILD)/%.o) $(BUILD)/criu.pb-c.o $(BUILD)/libaio-restorer.a tests/cli.mk
+$(BUILD)/tests/hostile: tests/hostile.c $(IMAGE_OBJS:%=$(BUILD)/%) $(BUILD)/libaio-restorer.a tests/cli.mk
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) -lelf -lprotobuf-c
+	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.o %.a,$^) $(IMAGE_LIBS)
 
 $(BUILD)/tests/api.t: tests/api.c tests/tap.h $(BUILD)/libaio-restorer.a tests/cli.mk
 	$(Q)mkdir -p $(@D)
