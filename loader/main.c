@@ -534,10 +534,10 @@ static int print_help(void)
 	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
 	       "                                    a blob for an embedder\n"
 	       "\n"
-	       "`aio-restorer COMMAND --help` says more. A TARGET of digits is a pid; one with a\n"
-	       "slash or a dot is a path. Exit: 0 done; 1 failed, and the process is as it\n"
-	       "was; 2 wrong usage; 3 not finished, the process is parked; 4 refused, this host\n"
-	       "cannot.\n"
+	       "`aio-restorer COMMAND --help` says more; --version names the ABI and the\n"
+	       "architectures. A TARGET of digits is a pid; one with a slash or a dot is a path.\n"
+	       "Exit: 0 done; 1 failed, and the process is as it was; 2 wrong usage; 3 not\n"
+	       "finished, the process is parked; 4 refused, this host cannot.\n"
 	       "\n"
 	       "Example: aio-restorer dump 123 -o rings.core && aio-restorer run rings.core\n");
 	return DONE;
@@ -545,8 +545,14 @@ static int print_help(void)
 
 static int print_version(void)
 {
-	printf("aio-restorer " AIOR_VERSION ", ABI %u; blobs: ", AIOR_ABI);
-	print_blobs(stdout);
+	const char *comma = "";
+
+	printf("aio-restorer " AIOR_VERSION ", ABI %u; blobs for ", AIOR_ABI);
+	for (uint32_t arch = 1; aior_arch_name(arch); arch++)
+		if (aior_blob(arch, AIOR_OP_RESTORE) && aior_blob(arch, AIOR_OP_STAGE)) {
+			printf("%s%s", comma, aior_arch_name(arch));
+			comma = ", ";
+		}
 	printf("\n");
 	return DONE;
 }
