@@ -41,6 +41,9 @@ g++|g++|check
 rustc|rustc|check
 go|golang-go|check
 clang-format|clang-format|check
+dh|debhelper|check
+dpkg-buildpackage|dpkg-dev|check
+lintian|lintian|check
 git|git|check
 flock|util-linux|check
 x86_64-linux-gnu-gcc|gcc-x86-64-linux-gnu|check

@@ -42,7 +42,7 @@ sources()
 
 every_file_has_its_licence()
 {
-	files | grep -v -e '^LICENSE$' -e '^\.gitignore$' | while read -r file; do
+	files | grep -v -e '^LICENSE$' -e '^\.gitignore$' -e '^debian/changelog$' -e '^debian/source/format$' | while read -r file; do
 		head -n 3 "$file" | grep -q 'SPDX-License-Identifier: MIT' || echo "$file"
 	done >"$work/without"
 	cat "$work/without"
