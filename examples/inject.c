@@ -154,7 +154,7 @@ static int work(int ready, int end)
 	if (syscall(SYS_io_getevents, ctx, 2, 2, events, NULL) != 2)
 		err(1, "io_getevents");
 	for (int i = 0; i < 2; i++)
-		printf("process: data %llu res %lld\n", events[i].data, events[i].res);
+		printf("process: data %llu\n", events[i].data);
 	return 0;
 }
 

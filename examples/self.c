@@ -79,7 +79,6 @@ int main(void)
 	if (child && (waitpid(child, &status, 0) != child || status))
 		errx(1, "the child has failed");
 	for (int i = 0; i < 2; i++)
-		printf("%s: data %llu res %lld\n", child ? "parent" : "child", events[i].data,
-		    events[i].res);
+		printf("%s: data %llu\n", child ? "parent" : "child", events[i].data);
 	return 0;
 }

@@ -37,8 +37,8 @@ my @events = map { "data $_ res 1\n" } 102 .. 104;
 my %says = (
     'embed-c' => join('', @events),
     'embed-rust' => join('', @events),
-    inject => "staged: 1 ring, 1 pending, 1 poll; 0 live\nrestored: 1 ring; 1 live\nprocess: data 1 res 1\nprocess: data 2 res 65\n",
-    self => "staged: 1 ring, 1 pending, 1 poll\n" . join('', map { my $who = $_; map { "$who: data $_\n" } "1 res 1", "2 res 65" } qw(child parent)),
+    inject => "staged: 1 ring, 1 pending, 1 poll; 0 live\nrestored: 1 ring; 1 live\nprocess: data 1\nprocess: data 2\n",
+    self => "staged: 1 ring, 1 pending, 1 poll\n" . join('', map { my $who = $_; map { "$who: data $_\n" } 1, 2 } qw(child parent)),
 );
 for my $example (sort keys %says) {
     SKIP: {
