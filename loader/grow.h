@@ -11,7 +11,8 @@ void aior_lay_out(void *content, uint64_t old_len, uint64_t len);
 void aior_lay_back(void *content, uint64_t old_len, uint32_t head, uint32_t tail);
 
 struct aior_room {
-	uint64_t len;  /* bytes from the ring's address on that are its own, kept for it, or nobody's */
+	uint64_t
+	    len; /* bytes from the ring's address on that are its own, kept for it, or nobody's */
 	uint64_t kept; /* behind its end: address space that is kept for it, as its record says */
 };
 

@@ -27,12 +27,13 @@ sub calls_of
 
 sub kill_at_calls
 {
-    my ($name, $worker, $command, @finish) = @_;
+    my ($name, $worker, $call, @finish) = @_;
+    my ($command, @options) = split / /, $call;
     my $pid = $worker->{pid};
     my $before = look_of($pid);
     my $first = calls_of($TOOL, '--version');
     run_tool('stage', $pid) if $command eq 'restore';
-    my $last = calls_of($TOOL, $command, $pid);
+    my $last = calls_of($TOOL, $command, @options, $pid);
     run_tool('restore', $pid);
     my @calls = $first .. $last + 10;    # not each run makes as many
     @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
@@ -43,7 +44,7 @@ sub kill_at_calls
             push @wrong, "before call $n: stage: $staged->{err}" if $staged->{status};
         }
         my $log = fresh('.calls');
-        my $result = run_command("$BUILD/tests/strike", '--log', $log, '--kill', $n, $TOOL, $command, $pid);
+        my $result = run_command("$BUILD/tests/strike", '--log', $log, '--kill', $n, $TOOL, $command, @options, $pid);
         $killed += $result->{status} == 137;
         my ($call) = slurp($log) =~ /(.*)\n\z/;
         unlink $log;
@@ -71,6 +72,7 @@ SKIP: {
         my $worker = worker({ arch => $arch }, '--rings', 3, '--threads', 3);
         kill_at_calls("${prefix}stage killed", $worker, 'stage', 'restore');
         kill_at_calls("${prefix}stage killed, then staged again", $worker, 'stage', 'stage', 'restore') if !$arch;
+        kill_at_calls("${prefix}stage killed that keeps room", $worker, 'stage --room 256', 'restore') if !$arch;
         kill_at_calls("${prefix}restore killed", $worker, 'restore', 'restore');
         kill_at_calls("${prefix}restore killed, then staged again", $worker, 'restore', 'stage', 'restore') if !$arch;
         ends_well($worker, '... each of its requests has had one event');
