@@ -36,6 +36,7 @@ struct aior_injection {
 	unsigned long options;      /* of ptrace, for that thread */
 	struct aior_mapping *mappings;
 	size_t mapping_count;
+	int is_for_staging; /* what is mapped will hold rings */
 	uint64_t page_size;
 	struct aior_gate gate; /* from aior_find_gate() */
 	uint64_t area;         /* 0: nothing is mapped */

@@ -11,7 +11,7 @@
 
 #include "journal.h"
 
-#define MAGIC "AIORJRN1"
+#define MAGIC "AIORJRN2"
 
 #define NS_PER_MS 1000000ull
 /* How long a blob that nobody traces any more is waited for. */
@@ -23,6 +23,7 @@ struct journal {
 	uint64_t tid;        /* the thread that is not itself */
 	uint64_t mask, regs_len;
 	uint64_t area, area_len, code, scratch, scratch_len; /* what may be mapped by then */
+	uint64_t is_for_staging; /* the capsule in there is needed as soon as the blob has begun */
 	unsigned char regs[sizeof(arch_regs)];
 };
 
@@ -66,6 +67,7 @@ void aior_journal_write(const struct aior_process *process, const struct aior_in
 	    .code = injection->code,
 	    .scratch = injection->scratch,
 	    .scratch_len = injection->scratch_len,
+	    .is_for_staging = (uint64_t)injection->is_for_staging,
 	};
 	int folder = open_folder(1), fd;
 	char name[64];
@@ -166,7 +168,8 @@ static int is_capsule_needed(const struct aior_injection *injection, const struc
 	struct aior_table table;
 	uint64_t at = journal->area + injection->page_size;
 
-	return !aior_read_memory(injection->thread->tid, at, &table, sizeof(table)) &&
+	return journal->is_for_staging &&
+	       !aior_read_memory(injection->thread->tid, at, &table, sizeof(table)) &&
 	       !memcmp(table.magic, AIOR_TABLE_MAGIC, sizeof(table.magic)) &&
 	       table.state != AIOR_TABLE_PREPARED;
 }

@@ -297,6 +297,7 @@ static int freeze(struct aior_staging *staging, unsigned long options, struct ai
 	    .gate = staging->gate,
 	    .options = options | PTRACE_O_TRACESYSGOOD,
 	    .traces_helpers = staging->stopped->has_filter,
+	    .is_for_staging = 1,
 	};
 	if (injection->thread->has_filter)
 		injection->options |= PTRACE_O_SUSPEND_SECCOMP;
