@@ -127,6 +127,12 @@ AIOR_PUBLIC int aior_check_host(const struct aior_image *image, struct aior_erro
 AIOR_PUBLIC int aior_run(
     const struct aior_image *image, struct aior_image *result, struct aior_error *error);
 
+/*
+ * Lays the rings of an image out anew: each begins at slot 0, with nothing but its pending events, as
+ * options->compacts has it. Fails with ENOMEM, and with EINVAL if a ring is damaged or has no content.
+ */
+AIOR_PUBLIC int aior_compact_image(struct aior_image *image, struct aior_error *error);
+
 AIOR_PUBLIC void aior_image_free(struct aior_image *image);
 
 /* The i-th pending event of a ring, oldest first; i is below ring->pending. */
@@ -220,6 +226,9 @@ AIOR_PUBLIC int aior_stage_self_with_room(
  */
 AIOR_PUBLIC int aior_restore_self(struct aior_report *report, struct aior_error *error);
 
+/* The same, with each ring as options->compacts has it. */
+AIOR_PUBLIC int aior_restore_self_compact(struct aior_report *report, struct aior_error *error);
+
 /* Frees what a report holds; one that is all 0 holds nothing. */
 AIOR_PUBLIC void aior_report_free(struct aior_report *report);
 
@@ -246,6 +255,12 @@ struct aior_options {
 	int parks;
 	/* aior_stage_traced(): from aior_sample(), or NULL. */
 	const struct aior_samples *samples;
+	/*
+	 * aior_restore(), aior_restore_traced(): each ring begins at slot 0, with nothing but its pending events.
+	 * That takes as long as they are many, and not as its tail says. A program that keeps a ring's head
+	 * itself, and does not read it there each time, must not be restored so.
+	 */
+	int compacts;
 };
 
 /* What has become of one process. Times are in nanoseconds. */

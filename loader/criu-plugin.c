@@ -426,7 +426,9 @@ static int stage(struct member *member)
 
 static void restore(const struct member *member)
 {
-	const struct aior_options options = {.timeout_ms = -1};
+	const char *compacts = getenv("AIO_RESTORER_COMPACT");
+	const struct aior_options options = {
+	    .timeout_ms = -1, .compacts = compacts && atoi(compacts)};
 	struct aior_error error;
 
 	if (aior_restore_traced(member->pid, criu_options(member->pid), &options, NULL, &error))

@@ -212,7 +212,10 @@ int aior_inject_place(
 	injection->capsule_len = whole_pages(injection, capsule_len);
 	injection->scratch_len = whole_pages(injection, SCRATCH_BYTES + STACK_BYTES + ARGS_BYTES);
 	injection->area_len = code_len + (capsule_len ? injection->capsule_len + 2 * page : 0);
-	room = find_room(injection, injection->area_len + page + injection->scratch_len);
+	/* A page lies between, so that none of it is one mapping with its neighbour. */
+	injection->spare_len = whole_pages(injection, injection->spare_len);
+	room = find_room(injection, injection->area_len + page + injection->scratch_len +
+					(injection->spare_len ? page + injection->spare_len : 0));
 	if (!room)
 		return aior_fail(error, ENOMEM, "inject",
 		    "process %d has no room for %llu bytes between its mappings",
@@ -221,6 +224,7 @@ int aior_inject_place(
 	injection->capsule = capsule_len ? room + page : 0;
 	injection->code = room + injection->area_len - code_len;
 	injection->scratch = room + injection->area_len + page;
+	injection->spare = injection->scratch + injection->scratch_len + page;
 	return 0;
 }
 
@@ -404,6 +408,16 @@ int64_t aior_inject_reserve(struct aior_injection *injection, uint64_t addr, uin
 void aior_inject_less(struct aior_injection *injection, uint64_t addr, uint64_t len)
 {
 	unmap(injection, addr, len);
+}
+
+int64_t aior_inject_move(struct aior_injection *injection, uint64_t from, uint64_t len, uint64_t to)
+{
+	const uint64_t args[6] = {from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to};
+	int64_t at = aior_inject_call(injection, injection->calls->mremap, args);
+
+	if (at >= -4095 && at < 0)
+		return at;
+	return at == (int64_t)to || (uint32_t)at == to ? 0 : -EFAULT;
 }
 
 void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len)

@@ -45,7 +45,9 @@ struct aior_injection {
 	uint64_t code;
 	int has_code;                  /* the blob is there */
 	uint64_t scratch, scratch_len; /* 0: there is none */
-	int is_parked;                 /* the gate is that of a park loop */
+	uint64_t spare,
+	    spare_len; /* addresses where nothing is mapped, behind the scratch memory */
+	int is_parked; /* the gate is that of a park loop */
 	uint64_t
 	    stacked_at; /* what lay there is in `stacked`, for as long as the gate needs the place */
 	unsigned char stacked[32];
@@ -62,8 +64,8 @@ struct aior_injection {
  */
 int aior_inject_begin(struct aior_injection *injection, struct aior_error *error);
 /*
- * Chooses where all will lie. `capsule_len`: room for a capsule, in bytes; 0: none is made. Fails with
- * ENOMEM. Nothing is changed by that.
+ * Chooses where all will lie. `capsule_len`: room for a capsule, in bytes; 0: none is made. injection->spare_len
+ * is how many addresses are wanted besides. Fails with ENOMEM. Nothing is changed by that.
  */
 int aior_inject_place(
     struct aior_injection *injection, uint64_t capsule_len, struct aior_error *error);
@@ -78,6 +80,9 @@ void aior_inject_unmap_scratch(struct aior_injection *injection);
 int64_t aior_inject_more(struct aior_injection *injection, uint64_t addr, uint64_t len);
 int64_t aior_inject_reserve(struct aior_injection *injection, uint64_t addr, uint64_t len);
 void aior_inject_less(struct aior_injection *injection, uint64_t addr, uint64_t len);
+/* Moves memory of a mapping of its own over other memory, all at once; 0 or -errno. */
+int64_t aior_inject_move(
+    struct aior_injection *injection, uint64_t from, uint64_t len, uint64_t to);
 /* Nobody may touch that memory any more, and it takes none. */
 void aior_inject_guard(struct aior_injection *injection, uint64_t addr, uint64_t len);
 /* Unmaps the code and the scratch memory, and leaves the capsule. */

@@ -30,7 +30,7 @@ struct options {
 	size_t target_count;
 	const char *output;
 	const char *arch, *blob, *format;
-	int events, json, verbose;
+	int events, json, verbose, compact;
 	double timeout; /* in seconds; negative: none */
 	unsigned room;  /* for so many possible CPUs; 0: none */
 };
@@ -53,6 +53,7 @@ static const struct option long_options[] = {
     {"format", required_argument, NULL, 'f'},
     {"timeout", required_argument, NULL, 't'},
     {"room", required_argument, NULL, 'r'},
+    {"compact", no_argument, NULL, 'c'},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
     {0},
@@ -192,6 +193,11 @@ static int run_run(const struct options *options)
 
 	if (read_images(options->target, &images, &error))
 		return report(options, &error);
+	for (size_t i = 0; options->compact && i < images.count; i++)
+		if (aior_compact_image(&images.images[i], &error)) {
+			images_free(&images);
+			return report(options, &error);
+		}
 	ret = images_run(&images, &results, &error);
 	images_free(&images);
 	if (ret)
@@ -341,6 +347,7 @@ static int run_on_others(const struct options *options,
 	    .timeout_ms = options->timeout < 0 ? -1 : (int)(options->timeout * 1000),
 	    .cancel = &cancel,
 	    .room_cpus = options->room,
+	    .compacts = options->compact,
 	};
 	size_t count = options->target_count;
 	struct aior_outcome *outcomes = calloc(count, sizeof(*outcomes));
@@ -481,22 +488,26 @@ static const struct command commands[] = {
 	"  --json              what was done, as one JSON object\n"
 	"\n"
 	"Example: aio-restorer stage $(pidof mariadbd) --room 256\n"},
-    {"restore", "PID...", "tvj", run_restore,
+    {"restore", "PID...", "tcvj", run_restore,
 	"Turns the rings of parked processes back into live ones, and lets the processes\n"
 	"go on.\n"
 	"\n"
 	"  --timeout SECONDS   give up waiting for requests in flight (no limit), if\n"
 	"                      `stage` has given up before\n"
+	"  --compact           each ring begins at slot 0, with nothing but its pending\n"
+	"                      events: faster where many have gone through it, and seen\n"
+	"                      by a program that keeps a ring's head itself\n"
 	"  -v, --verbose       also where the time went\n"
 	"  --json              what was done, as one JSON object\n"
 	"\n"
 	"Example: aio-restorer restore $(pidof mariadbd)\n"},
-    {"run", "IMAGE", "j", run_run,
+    {"run", "IMAGE", "cj", run_run,
 	"Brings the rings of an ELF core back to life in a fresh process, reaps what is\n"
 	"pending there through io_getevents, and shows it. The core is one of `dump`, of\n"
 	"gdb's gcore or of the kernel. IMAGE may also be a folder of CRIU images: then\n"
 	"there is a fresh process for each one in it.\n"
 	"\n"
+	"  --compact  each ring begins at slot 0, with nothing but its pending events\n"
 	"  --json     all of it as one JSON object\n"
 	"\n"
 	"Example: aio-restorer run rings.core\n"},
@@ -528,8 +539,8 @@ static int print_help(void)
 	       "  list TARGET [--events] [--json]   the rings of a process or an image\n"
 	       "  dump PID -o FILE                  a running process's rings, as an ELF core\n"
 	       "  stage PID... [--room CPUS]        processes' rings into memory; parks them\n"
-	       "  restore PID...                    and back; they go on\n"
-	       "  run IMAGE [--json]                an image's rings, live in a fresh process\n"
+	       "  restore PID... [--compact]        and back; they go on\n"
+	       "  run IMAGE [--compact] [--json]    an image's rings, live in a fresh process\n"
 	       "  check [IMAGE]                     what this host can do, and what is missing\n"
 	       "  emit --blob BLOB [--arch ARCH] [--format FORMAT] [-o FILE]\n"
 	       "                                    a blob for an embedder\n"
@@ -609,6 +620,9 @@ static int run_command(const struct command *command, int argc, char **argv)
 			break;
 		case 'v':
 			options.verbose = 1;
+			break;
+		case 'c':
+			options.compact = 1;
 			break;
 		case 't':
 			options.timeout = parse_seconds(optarg);

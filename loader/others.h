@@ -24,8 +24,8 @@ int aior_stop_parked(
 void aior_leave_parked(struct aior_stopped *stopped);
 
 /* A staged process, loaded and finished, goes on. If that fails it is parked still, and is_unfinished set. */
-int aior_restore_parked(
-    struct aior_parked *parked, struct aior_outcome *outcome, struct aior_error *error);
+int aior_restore_parked(struct aior_parked *parked, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error);
 
 /* The ring whose requests are not at their end, by its address; 0: that is not known. */
 uint64_t aior_draining_ring(const struct aior_process *process, const struct aior_capsule *capsule);

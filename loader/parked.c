@@ -467,6 +467,14 @@ void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injecti
 	aior_set_regs(injection->thread->tid, &regs, injection->thread->regs_len);
 }
 
+int aior_nobody_parked(struct aior_parked *parked, struct aior_error *error)
+{
+	aior_continue(parked->stopped);
+	return aior_fail(error, EINVAL, "capsule",
+	    "process %d has a capsule, and none of its threads is parked",
+	    (int)parked->process->pid);
+}
+
 int aior_unpark(struct aior_parked *parked, struct aior_error *error)
 {
 	struct aior_injection injection;

@@ -61,6 +61,9 @@ void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injecti
 /* The room for polls that there were not becomes a guard behind the capsule. */
 void aior_parked_trim(const struct aior_table *table, struct aior_injection *injection);
 
+/* It is not staged, whatever its capsule says, since none of its threads is parked: they go on. Returns -1. */
+int aior_nobody_parked(struct aior_parked *parked, struct aior_error *error);
+
 /* All threads as they were, and what was mapped is gone. Frees parked->stopped. */
 int aior_unpark(struct aior_parked *parked, struct aior_error *error);
 

@@ -7,6 +7,7 @@
 #include <sys/ptrace.h>
 #include <unistd.h>
 
+#include "compact.h"
 #include "grow.h"
 #include "journal.h"
 #include "names.h"
@@ -72,8 +73,22 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 	return aior_fail_blob(error, &args, ring ? &ring->addr : NULL);
 }
 
+static int is_compact(const struct aior_options *options)
+{
+	return options && options->compacts;
+}
+
+/* The addresses that it takes, in front of aior_inject_place(). */
+static void want_room(const struct aior_parked *parked, const struct aior_options *options,
+    struct aior_injection *injection)
+{
+	if (is_compact(options))
+		injection->spare_len =
+		    aior_compact_room(parked->process->task, table_of(parked), parked->bytes);
+}
+
 /* The blob is there: runs it, on rings that are as large as they must be here. */
-static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
+static int run_on_rings(struct aior_parked *parked, struct aior_injection *injection,
     const struct aior_args *args, size_t *grown, struct aior_error *error)
 {
 	struct aior_growth growth = {
@@ -92,8 +107,29 @@ static int restore_rings(struct aior_parked *parked, struct aior_injection *inje
 	return ret;
 }
 
+/* The same, and before that the rings are laid out as whoever restores them wants it. */
+static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
+    const struct aior_options *options, const struct aior_args *args, size_t *grown,
+    struct aior_error *error)
+{
+	struct aior_compaction compaction = {
+	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
+	int ret;
+
+	if (!is_compact(options))
+		return run_on_rings(parked, injection, args, grown, error);
+	if (aior_compact(&compaction, error))
+		return -1;
+	ret = run_on_rings(parked, injection, args, grown, error);
+	if (ret)
+		aior_compact_undo(&compaction);
+	aior_compact_free(&compaction);
+	return ret;
+}
+
 /* Runs the restore blob, which is gone again afterwards. */
-static int run_blob(struct aior_parked *parked, size_t *grown, struct aior_error *error)
+static int run_blob(struct aior_parked *parked, const struct aior_options *options, size_t *grown,
+    struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
 	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
@@ -114,15 +150,16 @@ static int run_blob(struct aior_parked *parked, size_t *grown, struct aior_error
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 	}
+	want_room(parked, options, &injection);
 	ret = aior_inject_place(&injection, 0, error);
 	if (!ret) {
 		/* If we die, the thread sleeps in there: whoever comes next must find it. */
-		aior_parked_note_scratch(parked, injection.code,
-		    injection.scratch + injection.scratch_len - injection.code);
+		aior_parked_note_scratch(
+		    parked, injection.code, injection.spare + injection.spare_len - injection.code);
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, &args, grown, error);
+		ret = restore_rings(parked, &injection, options, &args, grown, error);
 		aior_inject_unmap(&injection);
 	}
 	aior_parked_note_scratch(parked, 0, 0);
@@ -147,8 +184,8 @@ static void report(const struct aior_parked *parked, struct aior_outcome *outcom
 	outcome->stood_ns = now - first;
 }
 
-int aior_restore_parked(
-    struct aior_parked *parked, struct aior_outcome *outcome, struct aior_error *error)
+int aior_restore_parked(struct aior_parked *parked, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), middle;
@@ -158,7 +195,7 @@ int aior_restore_parked(
 
 	if (!was_live &&
 	    (check(parked, error) || aior_reserve_lost(&outcome->rings, table->poll_count, error) ||
-		run_blob(parked, &grown, error))) {
+		run_blob(parked, options, &grown, error))) {
 		aior_leave_parked(parked->stopped);
 		return error && error->err == ESRCH ? -1 : aior_stays_parked(pid, error);
 	}
@@ -178,26 +215,22 @@ int aior_restore_parked(
 }
 
 /* One that is not staged by then is none of ours. */
-static int restore_loaded(
-    struct aior_parked *parked, struct aior_outcome *outcome, struct aior_error *error)
+static int restore_loaded(struct aior_parked *parked, const struct aior_options *options,
+    struct aior_outcome *outcome, struct aior_error *error)
 {
 	if (table_of(parked)->state == AIOR_TABLE_PREPARED) {
 		outcome->was_so = 1;
 		return aior_unpark(parked, error);
 	}
-	if (!parked->count) {
-		aior_continue(parked->stopped);
-		return aior_fail(error, EINVAL, "capsule",
-		    "process %d has a capsule, and none of its threads is parked",
-		    (int)parked->process->pid);
-	}
+	if (!parked->injected)
+		return aior_nobody_parked(parked, error);
 	if (aior_parked_finish(parked)) {
 		aior_leave_parked(parked->stopped);
 		aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 		return aior_stays_parked(parked->process->pid, error);
 	}
-	return aior_restore_parked(parked, outcome, error);
+	return aior_restore_parked(parked, options, outcome, error);
 }
 
 /* Of one whose tracer, the caller, has stopped it already. */
@@ -237,7 +270,7 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 			   : aior_stop_parked(parked, options, error))
 		return -1;
 	outcome->stop_ns = aior_now(CLOCK_MONOTONIC) - begin;
-	ret = restore_loaded(parked, outcome, error);
+	ret = restore_loaded(parked, options, outcome, error);
 	aior_parked_free(parked);
 	return ret;
 }
@@ -310,7 +343,7 @@ void aior_outcome_free(struct aior_outcome *outcome)
 /* ---- for whoever has stopped the process already ---- */
 
 static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
-    struct aior_outcome *outcome, struct aior_error *error)
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
 {
 	const struct aior_table *table = table_of(parked);
 	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
@@ -330,6 +363,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	injection.thread->has_moved = 1;
 	if (aior_inject_begin(&injection, error))
 		return -1;
+	want_room(parked, options, &injection);
 	ret = aior_inject_place(&injection, 0, error) ? -1 : 0;
 	if (!ret) {
 		aior_journal_write(parked->process, &injection);
@@ -337,7 +371,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, &args, &grown, error);
+		ret = restore_rings(parked, &injection, options, &args, &grown, error);
 		if (!ret) {
 			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
 			    table->total);
@@ -354,7 +388,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 }
 
 static int restore_traced(struct aior_parked *parked, unsigned long ptrace_options,
-    struct aior_outcome *outcome, struct aior_error *error)
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
 {
 	const struct aior_table *table;
 	int ret;
@@ -379,7 +413,7 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 		ret = aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 	if (!ret)
-		ret = run_traced(parked, ptrace_options, outcome, error);
+		ret = run_traced(parked, ptrace_options, options, outcome, error);
 	aior_release(parked->stopped);
 	aior_journal_remove(parked->process);
 	return ret;
@@ -403,7 +437,7 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 	if (ret > 0)
 		ret = parked.capsule.table.thread_count
 			  ? restore_found(&parked, options, &ptrace_options, said, error)
-			  : restore_traced(&parked, ptrace_options, said, error);
+			  : restore_traced(&parked, ptrace_options, options, said, error);
 	aior_parked_free(&parked);
 	aior_outcome_free(&own);
 	return ret;

@@ -114,6 +114,11 @@ static int take_up(
 	if (prepare_room(staging, capsule->table.ring_count, error) ||
 	    aior_stop_parked(&parked, staging->options, error))
 		return -1;
+	if (capsule->table.state != AIOR_TABLE_PREPARED && !parked.injected) {
+		ret = aior_nobody_parked(&parked, error);
+		aior_parked_free(&parked);
+		return ret;
+	}
 	if (capsule->table.state == AIOR_TABLE_PREPARED || aior_parked_is_live(&parked)) {
 		ret = aior_unpark(&parked, error);
 	} else if (aior_parked_finish(&parked) || aior_parked_adopt(&parked, &injection, NULL)) {
@@ -567,7 +572,7 @@ int aior_staging_finish(struct aior_staging *staging, int go_on, struct aior_err
 	if (!ret && !go_on)
 		report(staging, &parked);
 	if (!ret && go_on) {
-		ret = aior_restore_parked(&parked, &own, error);
+		ret = aior_restore_parked(&parked, NULL, &own, error);
 		aior_outcome_free(&own);
 	} else {
 		if (!ret)

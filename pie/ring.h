@@ -137,6 +137,14 @@ static inline uint32_t aio_ring_new_head(uint32_t head, uint32_t pending, uint32
 	return head + pending < nr ? head : 0;
 }
 
+/*
+ * How many of the pending events lie in one piece from the head on; the others follow from the first slot on.
+ */
+static inline uint32_t aio_ring_first_piece(uint32_t head, uint32_t pending, uint32_t nr)
+{
+	return pending < nr - head ? pending : nr - head;
+}
+
 /* The slot that lies `count` in front of a slot, count being below nr. */
 static inline uint32_t aio_ring_back(uint32_t slot, uint32_t count, uint32_t nr)
 {

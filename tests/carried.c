@@ -19,7 +19,7 @@
 #include <sys/utsname.h>
 
 #include "names.h"
-#include "self.h"
+#include "relaid.h"
 
 #define KINDS 3
 #define APART                                                                                      \
@@ -297,6 +297,7 @@ static void restore_one(void)
 	const char *name = strrchr(path_now, '/') + 1, *why = NULL;
 	static struct aio_slot pending_events[16][4096];
 	uint64_t lens[16], grown = 0;
+	const struct aior_table *table = (void *)(uintptr_t)(base_address() + 100 * APART);
 	uint32_t amounts[16];
 	FILE *file = fopen(path_now, "re");
 
@@ -307,6 +308,8 @@ static void restore_one(void)
 		return;
 	}
 	fclose(file);
+	if (table->page_size != page)
+		why = "has pages of";
 	for (uint32_t i = 0; i < count; i++) {
 		const char *refused = why_refused(&saved[i], &lens[i]);
 
@@ -370,7 +373,7 @@ int main(int argc, char **argv)
 			return 2;
 	if (facts_start())
 		return 1;
-	make_event_lists();
+	relaid_start();
 	if (!corpus)
 		corpus = "tests/corpus";
 	if (!out && !mkdtemp(own))

@@ -4,13 +4,11 @@
  * says of its CPUs is a file, and in a mount namespace of our own it may be another one; the rings that the kernel
  * makes for it are those that it would make there.
  */
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 
 #include "grow.h"
-#include "self.h"
+#include "relaid.h"
 
 #define POSSIBLE "/sys/devices/system/cpu/possible"
 #define MANY 256 /* CPUs */
@@ -54,27 +52,6 @@ static int can_pretend(void)
 static uint64_t smallest(void)
 {
 	return aio_ring_len(1, MANY, (uint32_t)page);
-}
-
-/*
- * Moves a ring to where so many pages may become free behind it. (As soon as they are, the kernel may put
- * there what anybody maps: a capsule, say.)
- */
-static void keep_room(uint32_t i, uint64_t pages)
-{
-	uint64_t len = len_of(rings[i]);
-	char *at = mmap(NULL, len + (pages + 2) * page, PROT_NONE,
-	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (mremap((void *)rings[i], len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at + page) !=
-	    at + page)
-		abort();
-	rings[i] = (aio_context_t)(at + page);
-}
-
-static void give_room(uint32_t i, uint64_t pages)
-{
-	munmap((char *)rings[i] + len_of(rings[i]), pages * page);
 }
 
 static const char *why_not_grown(uint32_t i, uint64_t len, uint32_t head, uint32_t amount)
@@ -224,21 +201,6 @@ static void test_near_full(void)
 	    "... and restored where there is room");
 }
 
-/* The next pipe cannot be made. */
-static int forbid_pipes(void)
-{
-	struct sock_filter code[] = {
-	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_pipe2, 0, 1),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EMFILE),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
-
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
-}
-
 static void test_failed(void)
 {
 	uint32_t least = (uint32_t)(smallest() / page) - 1;
@@ -264,6 +226,49 @@ static void test_failed(void)
 		ok(!memcmp(ring_of(rings[i]), was[i].copy, was[i].len),
 		    "... ring %u: the same bytes", i);
 	be_this_host();
+}
+
+/* Both are undone. */
+static void test_compact_failed(void)
+{
+	uint32_t nr = aio_ring_nr((uint32_t)page);
+	uint64_t len = smallest();
+
+	set_up();
+	add_pages(1, nr - 20, 60);
+	keep_room(0, len / page);
+	keep();
+	ok(!stage_self(), "compact, larger, and a failure behind that: staged");
+	give_room(0, len / page);
+	be_larger_host();
+	if (forbid_pipes()) {
+		skip("a failure behind both", "no seccomp");
+	} else {
+		refuses(restore_compact, "a failure behind both", EMFILE, 0, "pipe");
+		ok(!memcmp(ring_of(rings[0]), was[0].copy, was[0].len), "... the same bytes");
+	}
+}
+
+static void test_compact_larger(void)
+{
+	uint32_t nr = aio_ring_nr((uint32_t)page), amount = 60;
+	uint64_t len = smallest();
+	const char *why;
+
+	set_up();
+	pin_to(0);
+	add_pages(1, nr - 20, amount);
+	keep_room(0, len / page);
+	take_pending(rings[0], expected);
+	ok(!stage_self(), "compact and larger: staged");
+	give_room(0, len / page);
+	be_larger_host();
+	ok(!restore_compact() && report.grown_count == 1, "compact and larger: restored");
+	why = why_not_grown(0, len, 0, amount);
+	ok(!why, "compact and larger: %s", why ? why : "the same events, from the first slot on");
+	be_this_host();
+	why = why_not_usable(rings[0], amount);
+	ok(!why, "compact and larger: %s", why ? why : "driven to the brim: nothing is lost");
 }
 
 /* Whoever made a ring larger died in front of its record: whoever comes next takes it as it is. */
@@ -398,49 +403,6 @@ static void test_kept_in_vain(void)
 
 /* ---- other processes ---- */
 
-static struct shared {
-	volatile int may_go_on;
-	volatile uint64_t ring;
-} * shared;
-
-static pid_t start_other(uint32_t pages, uint32_t head, uint32_t amount)
-{
-	const char *why;
-	pid_t pid;
-
-	shared->may_go_on = 0;
-	shared->ring = 0;
-	pid = fork_mortal();
-	if (pid)
-		return pid;
-	/* (Slots that a context has handed to one CPU cannot be had on another.) */
-	pin_to(0);
-	count = 0;
-	add_pages(pages, head, amount);
-	keep_room(0, smallest() / page);
-	give_room(0, smallest() / page);
-	take_pending(rings[0], expected);
-	shared->ring = rings[0];
-	while (!shared->may_go_on)
-		usleep(1000);
-	why = why_not_usable(rings[0], amount);
-	if (why)
-		diag("%s", why);
-	fflush(stdout);
-	_exit(why ? 1 : 0);
-}
-
-static int is_listed(pid_t pid, uint64_t len, uint32_t head, uint32_t amount, enum aior_state state)
-{
-	struct aior_image image;
-	int is_right = !aior_list(pid, &image, &error) && image.ring_count == 1 &&
-		       image.rings[0].len == len && image.rings[0].head == head &&
-		       image.rings[0].pending == amount && image.rings[0].state == state;
-
-	aior_image_free(&image);
-	return is_right;
-}
-
 static void test_other(void)
 {
 	uint32_t nr = aio_ring_nr((uint32_t)page), head = nr - 5, amount = 30;
@@ -452,10 +414,7 @@ static void test_other(void)
 	pid_t pid;
 
 	set_up();
-	pid = start_other(1, head, amount);
-	for (int i = 0; i < 20000 && !shared->ring; i++)
-		usleep(1000);
-	usleep(10000);
+	pid = start_other(1, head, amount, smallest() / page);
 	ok(!aior_snapshot(pid, &image, &error), "another process: its image is taken");
 	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) && outcome.is_staged, "... it is staged");
 	aior_outcome_free(&outcome);
@@ -526,10 +485,7 @@ static void test_kept_in_other(void)
 	pid_t pid;
 
 	set_up();
-	pid = start_other(1, head, amount);
-	for (int i = 0; i < 20000 && !shared->ring; i++)
-		usleep(1000);
-	usleep(10000);
+	pid = start_other(1, head, amount, len / page);
 	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) && is_free_in(pid, shared->ring + page),
 	    "room in another process: staged without");
 	aior_outcome_free(&outcome);
@@ -573,6 +529,8 @@ int main(void)
 	    {"no room", test_blocked},
 	    {"near full", test_near_full},
 	    {"a failure behind the growth", test_failed},
+	    {"compact and larger", test_compact_larger},
+	    {"compact, larger, and a failure behind that", test_compact_failed},
 	    {"half grown", test_settled},
 	    {"room", test_kept},
 	    {"a failure where room is kept", test_kept_failed},
@@ -585,8 +543,7 @@ int main(void)
 	if (facts_start())
 		return 1;
 	nr = aio_nr();
-	make_event_lists();
-	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	relaid_start();
 	if (cpus >= MANY)
 		skip("a host where more CPUs are possible", "here are %u", cpus);
 	else if (!can_pretend())

@@ -9,6 +9,7 @@ use strict;
 use warnings;
 use lib 'tests';
 use Cli;
+use JSON::PP ();
 use List::Util qw(shuffle);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -76,7 +77,50 @@ SKIP: {
         kill_at_calls("${prefix}restore killed", $worker, 'restore', 'restore');
         kill_at_calls("${prefix}restore killed, then staged again", $worker, 'restore', 'stage', 'restore') if !$arch;
         ends_well($worker, '... each of its requests has had one event');
+        $worker = worker({ arch => $arch }, '--rings', 3, '--threads', 3, '--by-call');
+        kill_at_calls("${prefix}restore --compact killed", $worker, 'restore --compact', 'restore');
+        ends_well($worker, '... each of its requests has had one event');
     }
+}
+
+# ---- a compact ring ----
+
+# Where head and tail are, and all its events.
+sub ring_of
+{
+    my ($pid) = @_;
+    my ($ring) = @{ (json(run_tool('list', $pid, '--json')->{out}) // {})->{rings} // [] };
+    return $ring ? ("$ring->{head} $ring->{tail}", JSON::PP->new->canonical->encode($ring->{events})) : ('none', '');
+}
+
+# More of them than fit in a page, over themselves: the ring is as it was, or compact, whenever the tool dies.
+for my $shape ('n=300,head=500,tail=200', 'n=300,head=100,tail=400', 'n=1,head=120,tail=7') {
+    my ($killed, %seen, @wrong) = 0;
+    my $leaver = leaver('--ring', $shape);
+    run_tool('stage', $leaver->{pid});
+    my $last = calls_of($TOOL, 'restore', '--compact', $leaver->{pid});
+    end($leaver);
+    # What comes before is the same without it.
+    my @calls = $last - 200 .. $last + 5;
+    @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
+    for my $n (sort { $a <=> $b } @calls) {
+        my $leaver = leaver('--ring', $shape);
+        run_tool('stage', $leaver->{pid});
+        my ($was, $events) = ring_of($leaver->{pid});
+        $killed += run_command("$BUILD/tests/strike", '--kill', $n, $TOOL, 'restore', '--compact', $leaver->{pid})->{status} == 137;
+        # (What is restored, and has its capsule still, is not listed.)
+        my ($is, $left) = ring_of($leaver->{pid});
+        $seen{$is}++ if $is ne 'none';
+        push @wrong, "call $n: it is $is" if $is ne 'none' && $is ne $was && $is !~ /^0 /;
+        push @wrong, "call $n: its events are others" if $is ne 'none' && $left ne $events;
+        my $finished = run_tool('restore', $leaver->{pid});
+        push @wrong, "after call $n: $finished->{err}" if $finished->{status};
+        push @wrong, "after call $n: its events are others, restored" if (ring_of($leaver->{pid}))[1] ne $events;
+        end($leaver);
+        last if @wrong > 2;
+    }
+    is_deeply(\@wrong, [], "restore --compact of $shape killed at each of " . @calls . ' calls: it is as it was, or compact') or diag("SEED=$seed");
+    ok($killed && $seen{ (grep { /^0 / } keys %seen)[0] // '' } && keys %seen == 2, "... killed $killed times: " . join ', ', map { "$_: $seen{$_}" } sort keys %seen);
 }
 
 done_testing;

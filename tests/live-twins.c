@@ -4,6 +4,8 @@
  * staged and restored by another process meanwhile, at any moment, with requests in flight. No result, header,
  * event, descriptor's content or counter may ever tell which one it was.
  *
+ * Some seeds are of the form for rings that come back compact (twins.h).
+ *
  *	live-twins.t [--seed=N] [--rounds=COUNT] [--break=KIND]
  *
  * --break spoils one round on purpose, to see that the comparison notices.
@@ -60,7 +62,7 @@ static struct {
 	uint64_t seed, random;
 	pid_t pid; /* of the second process */
 	enum breakage breakage;
-	int is_broken, is_real_time;
+	int is_broken, is_real_time, is_compact;
 	unsigned rounds;
 	const char *what, *why;
 } h;
@@ -68,7 +70,7 @@ static struct {
 /* What all hosts have done. */
 static struct {
 	atomic_long budget; /* that they may ask of fs.aio-nr */
-	atomic_long rounds, in_flight_rounds, slow_rounds, polls, drained, stops, again;
+	atomic_long rounds, in_flight_rounds, slow_rounds, polls, drained, stops, again, compact;
 	atomic_long disks; /* files on file systems that are really asynchronous */
 } * all;
 
@@ -406,11 +408,13 @@ static int stage_again(void)
 
 static int restore_it(size_t polls)
 {
+	const struct aior_options options = {.timeout_ms = -1, .compacts = h.is_compact};
 	struct aior_outcome outcome = {0};
 	struct aior_error error;
 	int ret = 0;
 
-	if (aior_restore(&h.pid, 1, NULL, &outcome, &error))
+	atomic_fetch_add(&all->compact, h.is_compact);
+	if (aior_restore(&h.pid, 1, &options, &outcome, &error))
 		return fails_so("a restore that fails", &error);
 	if (outcome.was_so || outcome.rings.ring_count != ring_count() ||
 	    outcome.rings.poll_count != polls || outcome.rings.lost_count)
@@ -537,6 +541,7 @@ static void choose_side(unsigned thread)
 	self->random = (h.seed * THREADS + thread) * 0x9e3779b97f4a7c15ull + 0x1234567;
 	self->patience = h.breakage ? 2000 : 60000;
 	self->can_wait = !h.breakage;
+	self->is_by_call = h.is_compact;
 	self->is_slow = (int)below(2);
 	self->slow_bytes = 1u << 20;
 	self->count = 1 + below(4);
@@ -552,6 +557,7 @@ static void choose(void)
 {
 	h.random = h.seed + 1;
 	h.threads = any_below(2) ? 1 : 1 + any_below(THREADS);
+	h.is_compact = !h.breakage && any_below(3) == 0;
 	h.common = map_shared(sizeof(*h.common));
 	for (unsigned which = 0; which < 2; which++)
 		for (unsigned i = 0; i < h.threads; i++) {
@@ -593,11 +599,12 @@ static int run_seed(uint64_t seed, enum breakage breakage)
 	compare_threads();
 	atomic_fetch_add(&all->budget, price);
 	if (h.why && !breakage)
-		diag("seed %llu (%u threads, %u rings%s), operation %u (%s), after %u rounds: "
+		diag("seed %llu (%u threads, %u rings%s%s), operation %u (%s), after %u rounds: "
 		     "differs in %s",
 		    (unsigned long long)seed, h.threads, ring_count(),
-		    h.is_real_time ? ", slow" : "", h.common->sides[1][0].op,
-		    h.what ? h.what : h.common->sides[1][0].what, h.rounds, h.why);
+		    h.is_real_time ? ", slow" : "", h.is_compact ? ", compact" : "",
+		    h.common->sides[1][0].op, h.what ? h.what : h.common->sides[1][0].what,
+		    h.rounds, h.why);
 	return h.why ? 1 : breakage && !h.is_broken ? 2 : 0;
 }
 
@@ -658,6 +665,7 @@ static void run_sound(uint64_t seed, unsigned count)
 	    tally.apart);
 	diag("met in flight: %ld polls; %ld others, in %ld rounds", (long)all->polls,
 	    (long)all->drained, (long)all->slow_rounds);
+	diag("restored compact in %ld rounds", (long)all->compact);
 	diag("stopped and continued while parked %ld times, staged when it was staged %ld times",
 	    (long)all->stops, (long)all->again);
 }

@@ -293,6 +293,52 @@ static void test_staged(void)
 	end_target(&target);
 }
 
+/* A process that has what another one's capsule holds, and is not parked. */
+static pid_t start_bearer(const struct target *target)
+{
+	struct aior_capsule capsule;
+	aio_context_t ctx = 0;
+	char *copy;
+	pid_t pid;
+
+	if (aior_find_capsule(target->pid, &capsule, &error) != 1)
+		return 0;
+	pid = fork_mortal();
+	if (pid) {
+		eventually(aior_find_capsule(pid, &capsule, &error) == 1);
+		return pid;
+	}
+	copy = mmap(NULL, capsule.table.total + 2 * page, PROT_NONE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	mprotect(copy + page, capsule.table.total, PROT_READ | PROT_WRITE);
+	if (io_setup(1, &ctx) ||
+	    aior_read_memory(target->pid, capsule.addr, copy + page, capsule.table.total))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+static void test_copied(void)
+{
+	struct target target;
+	pid_t pid = 0;
+
+	make_target(&target);
+	if (begin_target(&target, run_many) && settle_target(&target) &&
+	    ok(!stage_all(&target, 1) && (pid = start_bearer(&target)),
+		"another process has a copy of a capsule")) {
+		ok(aior_stage(&pid, 1, NULL, NULL, &error) && error.err == EINVAL,
+		    "... it cannot be staged: %s", error.message);
+		ok(aior_restore(&pid, 1, NULL, NULL, &error) && error.err == EINVAL,
+		    "... nor restored: %s", error.message);
+		ok(!kill(pid, 0) && aior_status_number(pid, "\nTracerPid:") == 0, "... it goes on");
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		ok(!restore_all(&target, 1), "... and the one that is staged is restored");
+	}
+	end_target(&target);
+}
+
 static void run_without_rings(struct target *target)
 {
 	start_workers();
@@ -507,6 +553,7 @@ int main(void)
 	    {"8 threads", test_8_threads},
 	    {"64 threads", test_64_threads},
 	    {"staged", test_staged},
+	    {"a copy of a capsule", test_copied},
 	    {"no rings", test_no_rings},
 	    {"some", test_some},
 	    {"in flight", test_flight},

@@ -152,11 +152,12 @@ static void test_many(void)
 static void test_neighbours(void)
 {
 	enum { N = 16 };
-	uint64_t len = aio_ring_len(1, cpus, (uint32_t)blob.page);
 	const char *why = NULL;
+	uint64_t len;
 	char *at;
 
 	set_up(16 << 20);
+	len = aio_ring_len(1, cpus, (uint32_t)blob.page);
 	at = arena_take((N + 1) * len);
 	map_at(at, N * len, PROT_READ | PROT_WRITE);
 	for (uint32_t i = 0; i < N; i++) {
@@ -475,7 +476,7 @@ static void test_polls_ready(void)
 	int wrong;
 
 	set_up_polls();
-	head = aio_ring_nr(blob.page) - 2;
+	head = aio_ring_nr((uint32_t)aio_ring_len(1, cpus, (uint32_t)blob.page)) - 2;
 	stage_n(0, 1, head, 4, 1);
 	tail = staged[0].tail;
 	slots = slots_of(staged[0].copy);

@@ -47,6 +47,17 @@ like($result->{out}, qr/^ring 0x[0-9a-f]+, restored: \d+ slots, \d+ pending/m, '
 like($result->{out}, qr/^    slot \d+: data 0xda7a/m, '... and the events');
 is_deeply([ own_processes() ], [], '... and no process left');
 
+# ---- compact ----
+
+my $leaver = leaver(map { ('--ring', $_) } 'n=1', 'n=1,head=3,tail=9', 'n=1,head=120,tail=4', 'n=500,head=800,tail=20', 'n=3000,head=17,tail=full');
+my $was = json(run_tool('list', $leaver->{pid}, '--json')->{out});
+run_tool('dump', $leaver->{pid}, '-o', $core);
+end($leaver);
+my $is = json(run_tool('run', '--compact', $core, '--json')->{out}) // {};
+is_deeply([ map { "$_->{head} $_->{tail}" } @{ $is->{rings} } ], [ map { "0 $_->{pending}" } @{ $was->{rings} } ], 'run --compact: rings begin at slot 0');
+is_deeply([ map { $_->{events} } @{ $is->{rings} } ], [ map { $_->{events} } @{ $was->{rings} } ], '... with the same events');
+refuses('list: --compact', 2, qr/list does not take --compact/, 'list', '--compact', $core);
+
 # ---- where ----
 
 my ($lowest) = slurp('/proc/sys/vm/mmap_min_addr') =~ /(\d+)/;
@@ -102,7 +113,7 @@ SKIP: {
 # ---- while others want the CPUs ----
 
 my @busy = map { start('sh', '-c', 'while :; do :; done') } 1 .. 3;
-my $leaver = rings('n=1,head=120,tail=4,count=20', 'n=1,tail=full', 'n=2000,head=4000,tail=full');
+$leaver = rings('n=1,head=120,tail=4,count=20', 'n=1,tail=full', 'n=2000,head=4000,tail=full');
 comes_back('while all CPUs are busy', $leaver);
 my $wrong = 0;
 for (1 .. 10) {

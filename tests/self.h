@@ -163,64 +163,6 @@ static inline aio_context_t add_ring(unsigned n, uint32_t head, uint32_t tail)
 	return add(new_ring(n > 1 ? n * (page / 4096) : n), head, tail);
 }
 
-/* Events that were pending, and those that have come; room for those of the largest ring. */
-static struct aio_slot *expected, *events;
-
-static inline void make_event_lists(void)
-{
-	expected = calloc(65536, sizeof(*expected));
-	events = calloc(65536, sizeof(*events));
-}
-
-/* One of so many pages, however large those are. */
-static inline void add_pages(uint32_t pages, uint32_t head, uint32_t amount)
-{
-	uint64_t len = pages * page;
-	uint32_t nr = aio_ring_nr((uint32_t)len);
-
-	add(new_ring(aio_ring_smallest_n((uint32_t)len, (uint32_t)page)), head,
-	    (head + amount) % nr);
-	if (len_of(rings[count - 1]) != len)
-		abort();
-}
-
-/* The pending events of a ring, as its content has them, oldest first. */
-static inline uint32_t take_pending(aio_context_t ctx, struct aio_slot *to)
-{
-	const struct aio_ring *ring = ring_of(ctx);
-	uint32_t n = 0;
-
-	for (uint32_t at = ring->head; at != ring->tail; at = aio_ring_next(at, ring->nr))
-		to[n++] = slots_of((void *)ctx)[at];
-	return n;
-}
-
-/* It admits as many as one of its size does, and no event is lost or overwritten by that. */
-static inline const char *why_not_usable(aio_context_t ctx, uint32_t amount)
-{
-	uint32_t nr = ring_of(ctx)->nr, more = 0, n = 0;
-	struct iocb iocb;
-	long got;
-
-	iocb_null_read(&iocb, silent[0], 0x777);
-	while (submit_one(ctx, &iocb) == 1)
-		more++;
-	if (amount + more != aio_ring_usable(nr, cpus)) {
-		diag("%u pending, %u more, of %u", amount, more, aio_ring_usable(nr, cpus));
-		return "it admits another number of requests";
-	}
-	while ((got = io_getevents(ctx, 64, events + n)) > 0)
-		n += (uint32_t)got;
-	if (n != amount + more)
-		return "another number of events comes";
-	if (memcmp(events, expected, amount * sizeof(*events)))
-		return "other events come";
-	for (uint32_t i = amount; i < n; i++)
-		if (events[i].data != 0x777)
-			return "a new event is another";
-	return NULL;
-}
-
 /* All rings as they are, to be compared with. */
 static inline void keep(void)
 {

@@ -197,6 +197,37 @@ for my $arch ('', 'i386') {
     }
 }
 
+# ---- --compact ----
+
+for my $arch ('', 'i386') {
+    my $what = ($arch || 'this machine') . ', compact';
+  SKIP: {
+        my $program = "$BUILD/tests/worker-$arch";
+        skip "$what: no worker for it could be built, or it does not run here", 1
+            if $arch && (!-x $program || run_command($program, '--make', fresh())->{status});
+        my $worker = worker({ arch => $arch }, '--rings', 3, '--threads', 2, '--by-call');
+        my $before = look_of($worker->{pid});
+        for my $round (1 .. 3) {
+            does("$what: stage", 'stage', $worker->{pid});
+            does('... restore --compact', 'restore', '--compact', $worker->{pid});
+            goes_on($worker, '... it goes on');
+            is_as_before($worker->{pid}, $before, '... and looks as before');
+        }
+        ends_well($worker, '... each of its requests has had one event');
+    }
+}
+refuses('stage: --compact', 2, qr/stage does not take --compact/, 'stage', '--compact', $$);
+like(run_tool('restore', '--help')->{out}, qr/--compact/, 'help of restore: --compact');
+
+my $leaver = leaver(map { ('--ring', $_) } 'n=1', 'n=1,head=3,tail=9', 'n=1,head=120,tail=4', 'n=500,head=800,tail=20', 'n=3000,head=17,tail=full');
+my $was = json(run_tool('list', $leaver->{pid}, '--json')->{out});
+does('compact: stage', 'stage', $leaver->{pid});
+does('... restore --compact', 'restore', '--compact', $leaver->{pid});
+my $is = json(run_tool('list', $leaver->{pid}, '--json')->{out});
+is_deeply([ map { "$_->{head} $_->{tail}" } @{ $is->{rings} } ], [ map { "0 $_->{pending}" } @{ $was->{rings} } ], '... its rings begin at slot 0');
+is_deeply([ map { $_->{events} } @{ $is->{rings} } ], [ map { $_->{events} } @{ $was->{rings} } ], '... with the same events');
+end($leaver);
+
 # ---- -v, --json, standard output ----
 
 my $worker = quiet_worker();

@@ -5,7 +5,7 @@
 # of its own between. So none of them has one.
 BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stage-faults ends abi twins
 # These are linked with the library, and with a sanitizer if that is.
-SELF_TESTS := self self-failures capsule grow carried
+SELF_TESTS := self self-failures capsule grow carried compact
 # The same, of other processes.
 LIVE_TESTS := live-waits live-breaks live live-signals live-states live-twins
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t

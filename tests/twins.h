@@ -6,6 +6,9 @@
  *
  * Some of what is submitted is slow: its events come when they come, and not in the same order on both
  * sides. They are put into one order, which a ring's owner may do.
+ *
+ * There is a form for rings that come back compact: events are taken by system calls only, and nothing is noted of
+ * where they lie.
  */
 #ifndef TEST_TWINS_H
 #define TEST_TWINS_H
@@ -32,7 +35,7 @@ struct twin {
 	uint32_t next;                /* of the pool */
 	uint32_t order[POLLS], polls; /* polls in flight, in the order of their submission */
 	uint32_t slow;                /* slow requests in flight */
-	uint32_t slow_tail;           /* the tail before them */
+	uint32_t others;              /* events pending before them */
 };
 
 /* What was seen, and what of. */
@@ -44,6 +47,7 @@ struct note {
 struct side {
 	struct twin *twins, *twin; /* `twin`: the one that operations are done to */
 	uint32_t count, poll_room;
+	int is_by_call;      /* nothing is read from a ring but how many are pending */
 	int is_slow;         /* there are slow requests: not to the brim, then */
 	int can_direct;      /* the file takes O_DIRECT */
 	int can_wait;        /* a call that does not return is noticed */
@@ -122,6 +126,8 @@ static void note_ring(const struct twin *twin)
 	uint32_t words[(sizeof(*ring) - 16) / 4];
 	uint64_t hash = ring->nr;
 
+	if (self->is_by_call)
+		return;
 	note("the head", ring->head);
 	note("the tail", ring->tail);
 	memcpy(words, &ring->magic, sizeof(words));
@@ -172,27 +178,29 @@ static size_t compare_notes(const struct side *a, const struct side *b)
 
 /* ---- what operations need ---- */
 
-static int wait_tail(aio_context_t ctx, uint32_t tail)
+/* (A ring that comes back compact has another head, and another tail, from one moment to the next.) */
+static uint32_t pending_of(const struct twin *twin)
 {
-	volatile struct aio_ring *ring = ring_of(ctx);
+	volatile struct aio_ring *ring = ring_of(twin->ctx);
+	uint32_t head, tail;
 
-	for (int tries = 0; ring->tail != tail; tries++) {
+	do {
+		head = ring->head;
+		tail = ring->tail;
+	} while (ring->head != head);
+	return aio_ring_pending(head, tail, twin->nr);
+}
+
+/* Nobody takes any meanwhile. */
+static int wait_pending(const struct twin *twin, uint32_t count)
+{
+	for (int tries = 0; pending_of(twin) != count; tries++) {
 		if (tries > self->patience)
 			return differs("an event that does not come");
 		if (tries > 100)
 			usleep(1000);
 	}
 	return 0;
-}
-
-static uint32_t tail_plus(uint32_t count)
-{
-	return (ring_of(self->twin->ctx)->tail + count) % self->twin->nr;
-}
-
-static uint32_t pending_of(const struct twin *twin)
-{
-	return aio_ring_pending(ring_of(twin->ctx)->head, ring_of(twin->ctx)->tail, twin->nr);
 }
 
 /*
@@ -289,6 +297,8 @@ static int op_reap(void)
 	struct aio_ring *ring = ring_of(self->twin->ctx);
 	uint32_t pending = pending_of(self->twin), count;
 
+	if (self->is_by_call)
+		return op_getevents();
 	self->what = "reap from the ring";
 	note("the number of pending events", pending);
 	count = below(3) ? below(pending + 1) : pending;
@@ -336,7 +346,7 @@ static uint32_t take_poll(uint32_t at)
 
 static int op_ready(void)
 {
-	uint32_t tail = tail_plus(1);
+	uint32_t count = pending_of(self->twin) + 1;
 	char byte = 'x';
 	int *fds;
 
@@ -344,7 +354,7 @@ static int op_ready(void)
 	if (!self->twin->polls)
 		return 0;
 	fds = self->twin->poll_pipes[take_poll(below(self->twin->polls))];
-	if (write(fds[1], &byte, 1) != 1 || wait_tail(self->twin->ctx, tail) ||
+	if (write(fds[1], &byte, 1) != 1 || wait_pending(self->twin, count) ||
 	    read(fds[0], &byte, 1) != 1)
 		return differs("a poll's event");
 	return 0;
@@ -353,14 +363,14 @@ static int op_ready(void)
 static int op_cancel(void)
 {
 	struct twin *twin = self->twin;
-	uint32_t tail = tail_plus(1);
+	uint32_t count = pending_of(twin) + 1;
 
 	self->what = "io_cancel";
 	if (!twin->polls)
 		return 0;
 	note("io_cancel's result",
 	    (uint64_t)io_cancel(twin->ctx, &twin->iocbs[take_poll(below(twin->polls))]));
-	return wait_tail(twin->ctx, tail);
+	return wait_pending(twin, count);
 }
 
 static int op_eventfd(void)
@@ -422,7 +432,7 @@ static int submit_slow(uint32_t count)
 		count = SLOW - self->slow_used;
 	if (twin->slow || !count || count > room())
 		return 0;
-	twin->slow_tail = ring_of(twin->ctx)->tail;
+	twin->others = pending_of(twin);
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t kind = below(5) % 3;
 
@@ -477,15 +487,16 @@ static void sort_slots(struct twin *twin, uint32_t from, uint32_t count)
 		slots[(from + i) % twin->nr] = sorted[i];
 }
 
-/* Waits for all events of a ring in one call, which is interrupted now and then and must not show it. */
-static void settle_in_call(struct twin *twin, struct aio_slot *events, uint32_t others)
+/* Takes all events of a ring in one call, and waits for them there, or has done so. */
+static void settle_in_call(struct twin *twin, struct aio_slot *events, int waits)
 {
-	long all = (long)(others + twin->slow), n;
+	long all = (long)(twin->others + twin->slow), n;
 
-	n = result(syscall(__NR_io_getevents, twin->ctx, all, all, events, NULL));
-	note("the result of an io_getevents that waits", (uint64_t)n);
+	n = waits ? result(syscall(__NR_io_getevents, twin->ctx, all, all, events, NULL))
+		  : io_getevents(twin->ctx, all, events);
+	note("the result of an io_getevents that takes all", (uint64_t)n);
 	if (n == all)
-		qsort(events + others, twin->slow, sizeof(*events), compare_objects);
+		qsort(events + twin->others, twin->slow, sizeof(*events), compare_objects);
 	note_events("an event that was waited for", events, n);
 }
 
@@ -493,17 +504,19 @@ static void settle_in_call(struct twin *twin, struct aio_slot *events, uint32_t 
 static int settle(struct twin *twin)
 {
 	static __thread struct aio_slot events[4096];
-	uint32_t others = aio_ring_pending(ring_of(twin->ctx)->head, twin->slow_tail, twin->nr);
-	int in_call = self->can_wait && below(2) && others < 4096 - SLOW;
+	int waits = self->can_wait && below(2) && twin->others < 4096 - SLOW;
 
 	self->twin = twin;
 	self->what = "the events of slow requests";
-	if (in_call)
-		settle_in_call(twin, events, others);
-	if (wait_tail(twin->ctx, (twin->slow_tail + twin->slow) % twin->nr))
+	/* The call is interrupted now and then, and must not show it. */
+	if (waits)
+		settle_in_call(twin, events, 1);
+	if (wait_pending(twin, waits ? 0 : twin->others + twin->slow))
 		return 1;
-	if (!in_call)
-		sort_slots(twin, twin->slow_tail, twin->slow);
+	if (!waits && self->is_by_call)
+		settle_in_call(twin, events, 0);
+	else if (!waits)
+		sort_slots(twin, (ring_of(twin->ctx)->head + twin->others) % twin->nr, twin->slow);
 	twin->slow = 0;
 	return 0;
 }

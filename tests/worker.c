@@ -15,6 +15,7 @@
  *                            zeros (reads of no byte)
  *   --file PATH              what is read: a file that --make PATH has made; otherwise one of its own
  *   --make PATH              makes that file, and no more
+ *   --by-call                events are taken by io_getevents, never from the ring itself
  *   --alone                  it does not end with its parent
  *   --quiet                  requests are submitted once, and nothing is done until SIGTERM
  *   --heir idle|ring         a child that has inherited the rings, and has none of its own or one
@@ -90,7 +91,7 @@ static struct ring rings[MOST_RINGS];
 static unsigned ring_count = 2, thread_count = 1, entries = 16;
 static unsigned wanted[] = {4, 3, 2};
 static int file_fd = -1, silent[2];
-static int is_quiet, is_alone;
+static int is_quiet, is_alone, is_by_call;
 static atomic_ulong events_seen;
 static volatile sig_atomic_t must_end, must_look;
 static char prefix[32]; /* of each line: a child's pid */
@@ -435,7 +436,7 @@ static void reap(struct ring *ring, int wait)
 	struct io_event events[8];
 	int n = 0;
 
-	if (ring->index % 2)
+	if (ring->index % 2 && !is_by_call)
 		while (n < (int)COUNT(events) && reap_one(ring, &events[n]))
 			n++;
 	if (!n)
@@ -615,6 +616,7 @@ static const struct option long_options[] = {
     {"make", required_argument, NULL, 'm'},
     {"alone", no_argument, NULL, 'a'},
     {"quiet", no_argument, NULL, 'q'},
+    {"by-call", no_argument, NULL, 'b'},
     {"heir", required_argument, NULL, 'h'},
     {"state", required_argument, NULL, 's'},
     {0},
@@ -697,6 +699,9 @@ int main(int argc, char **argv)
 			break;
 		case 'q':
 			is_quiet = 1;
+			break;
+		case 'b':
+			is_by_call = 1;
 			break;
 		case 'h':
 			heir = optarg;
