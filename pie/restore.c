@@ -36,7 +36,8 @@ enum phase { CHECK, RESERVE, CREATE, POLL, PROTECT, MOVE, PHASES };
 struct work {
 	struct aior_args *args;
 	struct scratch *scratch;
-	uint32_t batch;        /* pointers in scratch->batch */
+	uint32_t batch;        /* room for pointers in scratch->batch */
+	uint32_t pointers;     /* how many are there */
 	uint32_t done[PHASES]; /* how many rings are through with each phase */
 	uint32_t polls;        /* how many polls are through with this one */
 	unsigned long end;     /* CHECK: where the ring before ends */
@@ -144,8 +145,8 @@ static long prepare(struct work *work)
 	null_read->aio_lio_opcode = IOCB_CMD_PREAD;
 	null_read->aio_fildes = (uint32_t)fd;
 	work->batch = room > SCRATCH_BYTES ? SCRATCH_BYTES : (uint32_t)room;
-	for (uint32_t i = 0; i < work->batch; i++)
-		scratch->batch[i] = null_read;
+	scratch->batch[0] = null_read;
+	work->pointers = 1;
 	return 0;
 }
 
@@ -211,6 +212,8 @@ static long advance(struct work *work, struct aior_ring_record *ring)
 		long n = left < work->batch ? left : work->batch;
 		uint32_t head;
 
+		while (work->pointers < (uint32_t)n)
+			work->scratch->batch[work->pointers++] = &work->scratch->null_read;
 		n = sys_io_submit((aio_context_t)ring->aside, n, work->scratch->batch);
 		if (n < 0)
 			return n;
