@@ -9,7 +9,7 @@
 #   make demo       the whole thing, shown
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
-#   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench*.json too
+#   make bench      what stage and restore cost, beside the least that any way could cost; into build/bench.json and build/bench.svg too
 #   make install    all that is there, under PREFIX (/usr/local), inside DESTDIR; make uninstall
 #   make dist       the source as a release, build/aio-restorer-VERSION.tar.gz
 #   make format     lays the sources out
@@ -270,10 +270,10 @@ $(BUILD)/tests/bench-live: tests/bench-live.c $(BUILD)/libaio-restorer.a Makefil
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) -pthread $(LDFLAGS) -o $@ $< $(BUILD)/libaio-restorer.a
 
-bench: setup-build
-	$(Q)$(MAKE) --no-print-directory blobs $(BUILD)/tests/bench $(BUILD)/tests/bench-live
-	$(Q)$(BUILD)/tests/bench $(BUILD)/bench.json
-	$(Q)$(BUILD)/tests/bench-live $(BUILD)/bench-live.json
+bench: setup-bench
+	$(Q)$(MAKE) --no-print-directory criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(addprefix $(BUILD)/tests/,bench bench-live leaver)
+	$(Q)tests/bench.pl $(BUILD)/bench.json $(BUILD)/bench.svg
 
 setup-%:
 	$(Q)tests/setup.sh $*

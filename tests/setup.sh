@@ -4,7 +4,7 @@
 # Installs what a build, the demo or the tests need and this machine lacks. Where that cannot be
 # done (not Debian, not root) it says what is missing; whoever needs it then fails or skips.
 #
-# usage: setup.sh build|demo|check
+# usage: setup.sh build|demo|bench|check
 
 set -u
 
@@ -19,7 +19,8 @@ protoc-c|protobuf-c-compiler|build
 /usr/include/protobuf-c/protobuf-c.h|libprotobuf-c-dev|build
 /usr/include/libaio.h|libaio-dev|demo
 fio|fio|demo
-prove|perl|check
+prove|perl|bench
+gnuplot|gnuplot-nox|bench
 pkg-config|pkg-config|check
 gdb|gdb|check
 eu-readelf|elfutils|check
@@ -61,8 +62,9 @@ qemu-system-riscv64|qemu-system-misc|check
 case "${1:-}" in
 build) levels='build' ;;
 demo) levels='build demo' ;;
-check) levels='build demo check' ;;
-*) echo "usage: setup.sh build|demo|check" >&2; exit 2 ;;
+bench) levels='build demo bench' ;;
+check) levels='build demo bench check' ;;
+*) echo "usage: setup.sh build|demo|bench|check" >&2; exit 2 ;;
 esac
 
 is_there()
