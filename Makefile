@@ -272,7 +272,7 @@ $(BUILD)/tests/bench-live: tests/bench-live.c $(BUILD)/libaio-restorer.a Makefil
 
 bench: setup-bench
 	$(Q)$(MAKE) --no-print-directory criu
-	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(addprefix $(BUILD)/tests/,bench bench-live leaver)
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all $(addprefix $(BUILD)/tests/,bench bench-live leaver worker)
 	$(Q)tests/bench.pl $(BUILD)/bench.json $(BUILD)/bench.svg
 
 setup-%:

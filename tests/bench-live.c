@@ -170,7 +170,7 @@ static int measure_all(const pid_t *pids)
 static void print(FILE *json)
 {
 	printf("\nlive: ms that a process stands still, staged and restored by another one; "
-	       "beyond: the grace periods\n  %-40s%8s%8s%8s%8s\n",
+	       "beyond: the grace periods\n  %-40s%9s%9s%9s%9s\n",
 	    "", "staged", "restored", "in all", "beyond");
 	fprintf(json, "{\"format\":1,\"rounds\":%u,\"rows\":[", rounds);
 	for (size_t r = 0; r < COUNT(rows); r++) {
@@ -186,7 +186,7 @@ static void print(FILE *json)
 			middle[part] = median(ms[r][part]);
 			fprintf(json, ",\"%s\":%.3f", part_names[part], middle[part]);
 		}
-		printf("  %-40s%8.1f%8.1f%8.1f%8.1f", rows[r].name, middle[STAGED],
+		printf("  %-40s%9.1f%9.1f%9.1f%9.1f", rows[r].name, middle[STAGED],
 		    middle[DOWN] - middle[STAGED], middle[DOWN], middle[BEYOND]);
 		if (rows[r].goal > 0) {
 			printf(", goal %.0f: %s", rows[r].goal,

@@ -68,13 +68,13 @@ sub measure_criu
     my %took;
     for my $round (1 .. rounds(5)) {
         for my $plain ($round % 2 ? (0, 1) : (1, 0)) {
-            my $program = program("$BUILD/tests/leaver", map { ('--ring', $_) } 'n=1,head=3,tail=9', 'n=500,head=800,tail=20');
-            wait_until(sub { slurp($program->{log}) =~ /\n/ }, 10);
+            my $program = worker_alone('--rings', 2, '--quiet', '--inflight', 'zeros=9');
             my $start = time;
             my $dump = criu_dump($program, plain => $plain);
             my $why = $dump->{status} ? $dump->{log} : criu_restore($program, $dump->{folder}, plain => $plain);
             push @{ $took{$plain} }, 1000 * (time - $start);
-            end($program->{criu} // $program);
+            end($program->{criu}) if $program->{criu};
+            end($program);
             return { not_measured => "CRIU fails here: $why" =~ s/\n.*//sr } if $why;
         }
     }
@@ -124,11 +124,11 @@ sub draw
 
 my $results = measured_by('bench');
 $results->{live} = measured_by('bench-live');
-print "\nreal programs: ms; rounds in which all that is compared takes turns\n";
+print "\nreal programs: rounds in which all that is compared takes turns\n";
 $results->{fio} = measure_fio();
-row('fio, four jobs: stage and restore', $results->{fio}, '%.1f, of which grace periods %.1f (%.2f)', qw(down_ms grace_ms ratio));
+row('fio, four jobs: stage and restore', $results->{fio}, '%.1f ms, of which grace periods %.1f ms (%.2f)', qw(down_ms grace_ms ratio));
 $results->{criu} = measure_criu();
-row('CRIU, dump and restore: with the plugin', $results->{criu}, '%.0f, without %.0f (%.2f)', qw(with_ms without_ms ratio));
+row('CRIU, dump and restore: with the plugin', $results->{criu}, '%.0f ms, without %.0f ms (%.2f)', qw(with_ms without_ms ratio));
 my $why = draw($results->{tables});
 print "\nThe picture is not drawn: $why\n" if $why;
 $results->{picture} = $why ? { not_drawn => $why } : $picture;
