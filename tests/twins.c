@@ -48,6 +48,7 @@ static struct {
 	unsigned rounds, op;
 	uint64_t seed, random; /* what the host leaves to chance */
 	int silent_fd;
+	long price; /* of fs.aio-nr, for both sides */
 	const char *what, *why;
 } s;
 
@@ -330,6 +331,7 @@ static void make_side(void)
 		if (make_twin(&self->twins[i])) {
 			diag("seed %llu: io_setup(%u)", (unsigned long long)s.seed,
 			    self->twins[i].n);
+			atomic_fetch_add(&all->budget, s.price);
 			exit(2);
 		}
 	if (self->is_slow)
@@ -410,7 +412,6 @@ static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *s
 {
 	struct rlimit files;
 	int silent[2];
-	long price;
 
 	s.seed = seed;
 	s.random = seed + 1;
@@ -425,7 +426,7 @@ static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *s
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
-	price = take_budget();
+	s.price = take_budget();
 	pin_to((unsigned)seed);
 	if (pipe2(silent, O_CLOEXEC))
 		abort();
@@ -438,7 +439,7 @@ static int run_seed(uint64_t seed, enum breakage breakage, const struct shape *s
 		    (unsigned long long)seed, self->count, self->twins[0].n, self->twins[0].nr,
 		    self->is_slow ? ", slow" : "", s.is_compact ? ", compact" : "", s.op, s.what,
 		    s.rounds, s.why);
-	atomic_fetch_add(&all->budget, price);
+	atomic_fetch_add(&all->budget, s.price);
 	return s.why ? 1 : breakage && !s.is_broken ? 2 : 0;
 }
 
