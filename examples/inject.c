@@ -153,8 +153,11 @@ static int work(int ready, int end)
 		err(1, "io_setup and io_submit");
 	if (syscall(SYS_io_getevents, ctx, 2, 2, events, NULL) != 2)
 		err(1, "io_getevents");
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
+		if (events[i].res <= 0)
+			errx(1, "request %llu has failed", events[i].data);
 		printf("process: data %llu\n", events[i].data);
+	}
 	return 0;
 }
 

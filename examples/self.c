@@ -78,7 +78,10 @@ int main(void)
 		err(1, "io_getevents");
 	if (child && (waitpid(child, &status, 0) != child || status))
 		errx(1, "the child has failed");
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
+		if (events[i].res <= 0)
+			errx(1, "request %llu has failed", events[i].data);
 		printf("%s: data %llu\n", child ? "parent" : "child", events[i].data);
+	}
 	return 0;
 }

@@ -66,6 +66,13 @@ no_white_space_at_ends()
 	! files | xargs grep -nE '[[:space:]]+$'
 }
 
+# Which pages are installed beside them is another matter.
+man_pages_are_sound()
+{
+	! mandoc -T lint loader/aio-restorer.1 loader/aio-restorer.3 pie/aio-restorer-blob.7 2>/dev/null |
+		grep -v 'referenced manual not found'
+}
+
 # With the CRIU plugin, if its header could be had.
 compiles_with()
 {
@@ -137,8 +144,7 @@ else
 	skip 'the layout is clang-format'"'"'s' 'there is no clang-format'
 fi
 if command -v mandoc >/dev/null; then
-	ok 'the man pages are sound' mandoc -T lint -W warning loader/aio-restorer.1 loader/aio-restorer.3 \
-		pie/aio-restorer-blob.7
+	ok 'the man pages are sound' man_pages_are_sound
 else
 	skip 'the man pages are sound' 'there is no mandoc'
 fi
