@@ -18,7 +18,7 @@
 #define PATIENCE_NS (10000 * NS_PER_MS)
 
 struct journal {
-	char magic[8];
+	AIOR_NONSTRING char magic[8];
 	uint64_t start_time; /* of the process */
 	uint64_t tid;        /* the thread that is not itself */
 	uint64_t mask, regs_len;

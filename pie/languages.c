@@ -94,7 +94,7 @@ static void write_byte_lines(FILE *out, const struct aior_blob *header, const ch
 static void rust_type(
     FILE *out, const struct contract_field *field, const char *scalar, const char *array)
 {
-	char element[8];
+	char element[16];
 
 	snprintf(element, sizeof(element), "%c%u", field->is_signed ? 'i' : 'u',
 	    (unsigned)field->element * 8);

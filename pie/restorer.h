@@ -32,6 +32,16 @@
 #define AIOR_ASSERT(condition, text) _Static_assert(condition, text)
 #endif
 
+/* Of bytes that are written like a string and have no terminating zero: newer compilers ask. */
+#ifdef __has_attribute
+#if __has_attribute(nonstring)
+#define AIOR_NONSTRING __attribute__((nonstring))
+#endif
+#endif
+#ifndef AIOR_NONSTRING
+#define AIOR_NONSTRING
+#endif
+
 #define AIOR_ABI 1u
 
 /* The sizes of struct aior_args, version by version: see aior_args_size(). */
@@ -191,6 +201,7 @@ struct aior_thread_record {
  * AIOR_NOTE_TABLE) and the capsule. Offsets are from its first byte.
  */
 struct aior_table {
+	AIOR_NONSTRING
 	uint8_t magic[8];   /* AIOR_TABLE_MAGIC, without its terminating zero */
 	uint32_t abi;       /* AIOR_ABI of the writer */
 	uint32_t size;      /* sizeof(struct aior_table) of that version */
@@ -234,6 +245,7 @@ struct aior_table {
  * memory that can be read and executed. Offsets are from the header's first byte.
  */
 struct aior_blob {
+	AIOR_NONSTRING
 	uint8_t magic[8];  /* AIOR_BLOB_MAGIC, without its terminating zero */
 	uint32_t abi;      /* AIOR_ABI: the newest version that it knows */
 	uint32_t arch;     /* AIOR_ARCH_… */

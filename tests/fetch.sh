@@ -12,6 +12,8 @@
 #	                                   and libprotobuf-c, and LIBS, the linker's arguments for them
 #	fetch.sh criu ARCH                 prints the path of a folder: criu, a program that runs whatever the
 #	                                   machine's own libraries are, and include/, for its plugins
+#	fetch.sh system SUITE              prints the path of a folder that is a whole Debian, bookworm or sid, of this
+#	                                   machine's architecture, with what it takes to build and try the packages
 #
 # Exit: 1 failed, 2 wrong usage, 3 this machine cannot have it.
 
@@ -48,6 +50,13 @@ library_packages='libelf-dev zlib1g-dev libzstd-dev libaio-dev libprotobuf-c-dev
 root_packages='fio perl dash coreutils util-linux mount kmod e2fsprogs'
 root_modules='virtio|/ext4|/jbd2|/mbcache|/crc|_diag|/nfnetlink|/nf_tables|/libcrc32c|/tun|/veth'
 
+# suite|packages: of debian/control (but for the cross compilers) and of debian/tests/control.
+system_packages='build-essential debhelper libaio-dev libelf-dev libprotobuf-c-dev nasm pkgconf protobuf-c-compiler rustc'
+systems='
+bookworm|
+sid|criu libcriu-dev
+'
+
 # fail STATUS SENTENCE
 fail()
 {
@@ -57,7 +66,7 @@ fail()
 
 usage()
 {
-	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | root NAME ARCH | libs ARCH | criu ARCH'
+	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | root NAME ARCH | libs ARCH | criu ARCH | system SUITE'
 }
 
 # row TABLE KEY: the rest of the row that starts with KEY.
@@ -354,6 +363,21 @@ fetch_criu()
 	mv "$work/root" "$1"
 }
 
+# fetch_system SUITE PACKAGES PATH
+fetch_system()
+{
+	[ ! -e "$3" ] || return 0
+	command -v mmdebstrap >/dev/null || fail 3 'there is no mmdebstrap here'
+	[ "$(id -u)" = 0 ] || fail 3 'a system can be made by root only'
+	open_suite "$1" "$(dpkg --print-architecture)"
+	# Whether an old list will do is the machine's own choice: it may have a mirror that stands still.
+	eval "$(apt-config shell valid Acquire::Check-Valid-Until)"
+	mmdebstrap --aptopt="Acquire::Check-Valid-Until \"${valid:-true}\"" --quiet --mode=root --variant=minbase --include="$(echo "$2" | tr -s ' ' ',')" "$1" "$work/root" "$list" >"$work/log" 2>&1 ||
+		fail 3 "Debian $1 cannot be made: $(grep '^E:' "$work/log" | head -n 1)"
+	rm -rf "$work"/root/var/cache/apt/* "$work"/root/var/lib/apt/lists/* "$work"/root/usr/share/locale
+	mv "$work/root" "$3"
+}
+
 command=${1:-}
 case $command-$# in
 list-[123])
@@ -384,6 +408,14 @@ criu-2)
 	[ -n "$what" ] || fail 2 "there is no CRIU for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
 	path=$cache/criu-$2
 	[ -e "$path" ] || (locked fetch_criu "$path" "$what") || exit
+	echo "$path"
+	;;
+system-2)
+	printf '%s' "$systems" | grep -q "^$2|" || fail 2 "there is no system $2; there are: $(column "$systems" 1 | tr '\n' ' ')"
+	what="$system_packages $(row "$systems" "$2")"
+	what=${what% }
+	path=$cache/system-$2-$(echo "$what" | cksum | cut -d ' ' -f 1)
+	[ -e "$path" ] || (locked fetch_system "$2" "$what" "$path") || exit
 	echo "$path"
 	;;
 *)

@@ -45,6 +45,7 @@ clang-format|clang-format|check
 dh|debhelper|check
 dpkg-buildpackage|dpkg-dev|check
 lintian|lintian|check
+mmdebstrap|mmdebstrap|check
 git|git|check
 flock|util-linux|check
 x86_64-linux-gnu-gcc|gcc-x86-64-linux-gnu|check
