@@ -218,7 +218,7 @@ my @made;
 for my $place ("$dir/a", "$dir/a/longer/name") {
     mkdir $dir . '/a/longer' if $place =~ /longer/;
     mkdir $place;
-    run("cp -r Makefile pie arch loader tests $place/ 2>/dev/null");
+    run("cp -r Makefile pie arch loader dist tests $place/ 2>/dev/null");
     my ($failed, $why) = run("cd $place && MAKEFLAGS= SAN= make -s -j2 blobs");
     push @made, { map { $_ => $failed ? "failed: $why" : slurp("$place/build/blob-restore-$_.bin") } $host, @others };
 }
