@@ -47,6 +47,7 @@ install: all $(BUILD)/aio-restorer.pc
 		install -D -m "$$mode" "$${file%%:*}" "$(DESTDIR)$$place" || exit 1; \
 	done
 	$(Q)for entry in $(LINKED); do ln -sf "$${entry%%:*}" "$(DESTDIR)$${entry#*:}" || exit 1; done
+	$(Q)$(if $(DESTDIR),:,$(if $(filter /usr/lib /usr/local/lib,$(LIBDIR)),ldconfig 2>/dev/null || :,:))
 
 uninstall:
 	$(Q)for entry in $(INSTALLED) $(LINKED); do rm -f "$(DESTDIR)$${entry##*:}" || exit 1; done

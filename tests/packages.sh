@@ -31,7 +31,7 @@ inside()
 		mount --make-rprivate / && mkdir -p "$1/keep/upper" "$1/keep/work" &&
 		mount -t overlay -o "lowerdir=$2,upperdir=$1/keep/upper,workdir=$1/keep/work" none "$1/root" &&
 		for folder in proc dev sys; do mount --rbind "/$folder" "$1/root/$folder" || exit 1; done &&
-		exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+		exec env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
 			PROFILES="$4" chroot "$1/root" sh -ec "$3"' sh "$work" "$system" "$1" "$profiles"
 }
 
@@ -95,4 +95,11 @@ if [ -e "$system/usr/sbin/criu" ]; then
 	ok '... nothing is lost' grep -qx '4 of 4.*' "$work/keep/upper/carried/said"
 fi
 ok 'removed' inside 'dpkg -r $(dpkg-query -W -f "\${Package} " "*aio-restorer*") && ! ls /usr/bin/aio-restorer /usr/lib/criu /usr/include/aio-restorer 2>/dev/null'
+
+# The same without packages, as README.md says.
+mkdir "$work/keep/upper/src"
+tar -xzf "$work/release.tar.gz" -C "$work/keep/upper/src" --strip-components=1
+ok 'make, and make install' inside 'cd /src && make 2>&1 && make install'
+ok 'the examples' inside 'cd /src && aio-restorer --version && make -C examples OUT=/out && for example in embed-c embed-rust inject self; do timeout 60 /out/$example; done'
+ok 'make uninstall leaves nothing' inside 'cd /src && make uninstall && ! find /usr/local -name "*aio*" | grep .'
 echo "1..$count"
