@@ -284,7 +284,8 @@ static int adopt_task(pid_t tid, void *data)
 	stopped->has_filter |= thread->has_filter;
 	if (thread->has_filter)
 		options |= PTRACE_O_SUSPEND_SECCOMP;
-	aior_mend_wait(thread, stopped->calls);
+	if (!aior_mend_wait(thread, stopped->calls))
+		find_taken(thread, stopped->calls);
 	return ptrace(PTRACE_SETOPTIONS, tid, 0, options) ? -1 : 0;
 }
 

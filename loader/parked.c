@@ -287,9 +287,11 @@ static void add_slots(struct pieces *pieces, const struct aior_ring_record *ring
 
 /*
  * Events that a wait had taken before the stop ended it go back in front of the head, and the wait is made
- * again. If they do not fit any more it has been ended.
+ * again. If they do not fit any more it has been ended. The record lies at `record_at` of the process, or
+ * nowhere (0).
  */
-static int put_events_back(struct aior_parked *parked, struct aior_thread_record *record)
+static int put_events_back(
+    struct aior_parked *parked, struct aior_thread_record *record, uint64_t record_at)
 {
 	struct aior_ring_record *ring = ring_named(parked, record->ring);
 	pid_t task = parked->process->task;
@@ -322,9 +324,8 @@ static int put_events_back(struct aior_parked *parked, struct aior_thread_record
 	add_piece(&pieces, ring->addr, &header, sizeof(header));
 	add_piece(&pieces, parked->capsule.addr + (uint64_t)((unsigned char *)ring - parked->bytes),
 	    ring, sizeof(*ring));
-	add_piece(&pieces,
-	    parked->capsule.addr + (uint64_t)((unsigned char *)record - parked->bytes), record,
-	    sizeof(*record));
+	if (record_at)
+		add_piece(&pieces, record_at, record, sizeof(*record));
 	n = process_vm_writev(task, pieces.local, pieces.count, pieces.remote, pieces.count, 0);
 	free(slots);
 	return n < 0 ? -1 : 0;
@@ -347,11 +348,28 @@ int aior_parked_finish(struct aior_parked *parked)
 
 		if (!record->taken)
 			continue;
-		if (put_events_back(parked, record))
+		if (put_events_back(parked, record,
+			parked->capsule.addr + (uint64_t)((unsigned char *)record - parked->bytes)))
 			return -1;
 		take_again(parked, record);
 	}
 	return write_capsule(parked, 0, table->polls);
+}
+
+int aior_parked_wait_again(struct aior_parked *parked)
+{
+	for (size_t i = 0; i < parked->stopped->count; i++) {
+		const struct aior_tracee *thread = &parked->stopped->threads[i];
+		struct aior_thread_record record;
+
+		if (!thread->is_stopped || !thread->taken)
+			continue;
+		aior_thread_to_record(parked->process, thread, &record);
+		if (put_events_back(parked, &record, 0))
+			return -1;
+		take_again(parked, &record);
+	}
+	return 0;
 }
 
 int aior_parked_is_live(const struct aior_parked *parked)

@@ -38,6 +38,8 @@ const struct aior_blob *aior_parked_blob(const struct aior_parked *parked);
  * back the events that a wait had taken too early. Writes the capsule. -1 with errno.
  */
 int aior_parked_finish(struct aior_parked *parked);
+/* The events alone, of threads that have no records, since they are not parked. */
+int aior_parked_wait_again(struct aior_parked *parked);
 
 /* Whether a host that has not come to the end has restored the rings already. */
 int aior_parked_is_live(const struct aior_parked *parked);

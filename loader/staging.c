@@ -617,6 +617,9 @@ int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *
 		*(struct aior_table *)parked.bytes = parked.capsule.table;
 		aior_write_memory(staging->process.task, parked.capsule.addr, parked.bytes,
 		    sizeof(struct aior_table));
+		if (aior_parked_wait_again(&parked))
+			ret = aior_fail(error, errno, "capsule",
+			    "the capsule cannot be written: %s", aior_errno_text(errno));
 		report(staging, &parked);
 		report_lost(staging, &parked);
 		keep_room(staging, &staging->injection, &parked);

@@ -47,6 +47,12 @@ for my $example (sort keys %says) {
     }
 }
 
+# The same tool, but nobody is parked: threads that have taken some of their events wait for the others all the same.
+(my $unparked = slurp('examples/inject.c')) =~ s/ \.parks = 1,// or die 'nothing is parked';
+spew("$dir/examples/unparked.c", $unparked);
+is(run("cd $dir/examples && gcc -o out/unparked unparked.c \$(pkg-config --cflags --libs aio-restorer)"), '', 'inject, without parking: built');
+is(run("timeout 60 $dir/examples/out/unparked"), $says{inject}, "inject, without parking: $_") for 1 .. 5;
+
 # One that is none of its own.
 SKIP: {
     skip('there is no worker', 1) unless -x "$BUILD/tests/leaver";
@@ -57,6 +63,6 @@ SKIP: {
     kill 'KILL', $pid;
 }
 
-is(run("cd $dir/examples && $make -s OUT=out clean && ls out"), '', 'clean leaves nothing');
+is(run("cd $dir/examples && rm out/unparked && $make -s OUT=out clean && ls out"), '', 'clean leaves nothing');
 
 done_testing();
