@@ -202,6 +202,7 @@ static int capture(struct aior_tracee *thread, const struct aior_calls *calls)
 	    aior_get_mask(thread->tid, &thread->mask))
 		return -1;
 	thread->call = -1;
+	thread->taken = 0;
 	if (aior_mend_wait(thread, calls)) {
 		thread->is_captured = 1;
 		return 0;
