@@ -62,7 +62,7 @@ DIST ?= $(BUILD)/$(RELEASE).tar.gz
 .PHONY: dist
 dist:
 	$(Q)mkdir -p $(BUILD) $(dir $(DIST))
-	$(Q)if [ -e .git ]; then git ls-files; else find . -path ./build -prune -o ! -type d -print | sed 's|^\./||'; fi | LC_ALL=C sort > $(BUILD)/dist.list
+	$(Q)if [ -e .git ]; then git ls-files; else find . \( -path ./build -o -path ./examples/out \) -prune -o ! -type d -print | sed 's|^\./||'; fi | LC_ALL=C sort > $(BUILD)/dist.list
 	$(Q)epoch=$${SOURCE_DATE_EPOCH:-$$(if [ -e .git ]; then git log -1 --format=%ct; else stat -c %Y Makefile; fi)} && \
 		tar --create --format=ustar --no-recursion --files-from=$(BUILD)/dist.list --transform='flags=rSH;s|^|$(RELEASE)/|' \
 			--owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$$epoch \
