@@ -15,6 +15,7 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/utsname.h>
 
 #include "blob.h"
 
@@ -278,6 +279,32 @@ static int op_brim(void)
 	return 0;
 }
 
+/*
+ * Where nobody knows the first argument of a call that a stop ends the moment it begins, it ends with EINTR, and is made
+ * again by who knows that: aio-restorer(1) says where.
+ */
+static int may_end_with_eintr(void)
+{
+	static int is_known, may;
+	struct utsname host;
+
+	if (!is_known && !uname(&host))
+		may = !strcmp(host.machine, "aarch64") && atoi(host.release) >= 7;
+	is_known = 1;
+	return may;
+}
+
+static long get_events(struct twin *twin, long least, long most, struct aio_slot *events)
+{
+	long n;
+
+	do
+		n = least ? result(syscall(__NR_io_getevents, twin->ctx, least, most, events, NULL))
+			  : io_getevents(twin->ctx, most, events);
+	while (n == -EINTR && may_end_with_eintr());
+	return n;
+}
+
 static int op_getevents(void)
 {
 	static __thread struct aio_slot events[4096];
@@ -285,7 +312,7 @@ static int op_getevents(void)
 	long n;
 
 	self->what = "io_getevents";
-	n = io_getevents(self->twin->ctx, max, events);
+	n = get_events(self->twin, 0, max, events);
 	note("io_getevents' result", (uint64_t)n);
 	note_events("an event", events, n);
 	return 0;
@@ -492,8 +519,7 @@ static void settle_in_call(struct twin *twin, struct aio_slot *events, int waits
 {
 	long all = (long)(twin->others + twin->slow), n;
 
-	n = waits ? result(syscall(__NR_io_getevents, twin->ctx, all, all, events, NULL))
-		  : io_getevents(twin->ctx, all, events);
+	n = get_events(twin, waits ? all : 0, all, events);
 	note("the result of an io_getevents that takes all", (uint64_t)n);
 	if (n == all)
 		qsort(events + twin->others, twin->slow, sizeof(*events), compare_objects);
