@@ -237,7 +237,7 @@ criu:
 run-tests:
 	$(Q)tests/harness.pl $(C_TESTS) $(LOCAL_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS) \
 		-j 2 $$(tests/fetch.sh list | sed 's/\(.*\) \(.*\)/qemu:\1:\2/') 'tests/qemu/boot.pl 6.1 aarch64 soak fio' 'tests/qemu/boot.pl 6.1 aarch64 soak criu' 'tests/qemu/boot.pl 6.1 x86_64 soak criu' \
-		$(foreach k,5.10 6.1 6.12 7.2,'tests/qemu/boot.pl $(k) x86_64 cpus 64 carried ring restore self') \
+		$(foreach k,5.10 6.1 6.12 7.2,'tests/qemu/boot.pl $(k) x86_64 cpus 64 carried ring self') \
 		'tests/packages.sh bookworm' 'tests/packages.sh sid'
 
 # Of each form of each program; of those that tests/soak/ knows.
