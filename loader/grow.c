@@ -149,6 +149,7 @@ static int write_records(
 }
 
 struct wanted_room {
+	struct aior_injection *injection;
 	const struct aior_table *table;
 	void *bytes;
 	uint32_t cpus;
@@ -161,12 +162,16 @@ static void want_room(uint32_t i, const struct aior_room *room, void *data)
 	struct wanted_room *wanted = data;
 	struct aior_ring_record *record =
 	    (void *)aior_capsule_ring(wanted->table, wanted->bytes, i);
-	uint64_t len = aior_len_for(wanted->cpus, record->len);
+	uint64_t len = aior_len_for(wanted->cpus, record->len), kept = record->len + room->kept;
 
 	if (len > room->len)
 		wanted->report->no_room[wanted->report->no_room_count++] = record->addr;
-	else if (len > record->len + room->kept)
-		record->room = len;
+	/* What was kept for others is kept still, as a part of it or alone. */
+	if (len > room->len || len < kept)
+		len = kept;
+	if (room->kept)
+		aior_inject_less(wanted->injection, record->addr + record->len, room->kept);
+	record->room = len > record->len ? len : 0;
 }
 
 static void keep_one(
@@ -174,18 +179,18 @@ static void keep_one(
 {
 	uint64_t end = record->addr + record->len;
 
-	if (record->room <= record->len ||
-	    !aior_inject_reserve(injection, end, record->room - record->len))
+	if (!record->room || !aior_inject_reserve(injection, end, record->room - record->len))
 		return;
 	record->room = 0;
-	report->no_room[report->no_room_count++] = record->addr;
+	if (!report->no_room_count || report->no_room[report->no_room_count - 1] != record->addr)
+		report->no_room[report->no_room_count++] = record->addr;
 }
 
 void aior_keep_room(struct aior_injection *injection, uint64_t capsule, void *bytes, uint32_t cpus,
     struct aior_report *report)
 {
 	const struct aior_table *table = bytes;
-	struct wanted_room wanted = {table, bytes, cpus, report};
+	struct wanted_room wanted = {injection, table, bytes, cpus, report};
 	pid_t task = injection->process->task;
 
 	if (!aior_each_room(task, table, bytes, want_room, &wanted) &&

@@ -533,9 +533,10 @@ static int stage(uint32_t cpus, struct aior_report *report, struct aior_error *e
 		    (unsigned long long)capsule.addr);
 	if ((cpus && aior_reserve_no_room(report, search.count,
 			 find_apart(search.count * sizeof(*report->no_room)), error)) ||
-	    aior_reserve_lost(report, search.slots, error) || keep_room(&keeping, 0, error))
+	    aior_reserve_lost(report, search.slots, error))
 		return -1;
-	if (make(&making, &search, error) || stage_rings(&making, report, error)) {
+	if (keep_room(&keeping, 0, error) || make(&making, &search, error) ||
+	    stage_rings(&making, report, error)) {
 		keep_room(&keeping, 1, NULL);
 		return -1;
 	}

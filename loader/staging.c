@@ -75,11 +75,11 @@ static uint32_t room_cpus(const struct aior_staging *staging)
 	return staging->options ? staging->options->room_cpus : 0;
 }
 
-/* The list of those that have none; behind the point of no return nothing fails. */
+/* The list of those that have none (each may be named twice); behind the point of no return nothing fails. */
 static int prepare_room(struct aior_staging *staging, size_t rings, struct aior_error *error)
 {
 	return room_cpus(staging)
-		   ? aior_reserve_no_room(&staging->outcome->rings, rings, NULL, error)
+		   ? aior_reserve_no_room(&staging->outcome->rings, 2 * rings, NULL, error)
 		   : 0;
 }
 

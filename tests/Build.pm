@@ -6,7 +6,7 @@ use strict;
 use warnings;
 use Exporter 'import';
 
-our @EXPORT = qw($BUILD make_var spew slurp);
+our @EXPORT = qw($BUILD make_var run spew slurp);
 
 our $BUILD = $ENV{BUILD} // 'build';
 
@@ -18,6 +18,14 @@ sub make_var
     my $value = `MAKEFLAGS= $make -s --no-print-directory --eval='print-var: ; \@echo \$($name)' print-var`;
     chomp $value;
     return $value;
+}
+
+# What a shell's command says, on both outputs; "exit STATUS: " in front of it if it fails.
+sub run
+{
+    my ($command) = @_;
+    my $said = `( $command ) 2>&1`;
+    return $? ? "exit $?: $said" : $said;
 }
 
 sub spew

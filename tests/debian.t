@@ -14,12 +14,6 @@ my $make = $ENV{MAKE} // 'make';
 my ($release, $version, $soname, $header) = map { make_var($_) } qw(RELEASE VERSION SONAME CRIU_HEADER);
 delete @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL SAN CC CFLAGS BUILD)};
 
-sub run {
-    my ($command) = @_;
-    my $said = `( $command ) 2>&1`;
-    return $? ? "exit $?: $said" : $said;
-}
-
 for my $program (qw(dpkg-buildpackage dh)) {
     plan skip_all => "there is no $program" if run("command -v $program") =~ /^exit/;
 }

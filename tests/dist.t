@@ -16,12 +16,6 @@ my ($release, $host) = (make_var('RELEASE'), make_var('HOST_ARCH'));
 my @known = split ' ', make_var('KNOWN_ARCHES');
 delete @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL SAN CC CFLAGS BUILD)};
 
-sub run {
-    my ($command) = @_;
-    my $said = `( $command ) 2>&1`;
-    return $? ? "exit $?: $said" : $said;
-}
-
 plan skip_all => 'there is no git' if -e '.git' && run('command -v git') =~ /^exit/;
 
 # ---- the same bytes ----

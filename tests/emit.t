@@ -17,12 +17,6 @@ my @fields = qw(abi arch op size call jump park park_end stack scratch flags crc
 my $dir = tempdir('aior-emit-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 
 # Runs a shell command; what it wrote, or how it failed.
-sub run {
-    my ($command) = @_;
-    my $said = `( $command ) 2>&1`;
-    return $? ? "exit $?: $said" : $said;
-}
-
 plan skip_all => "$tool is not built" unless -x $tool;
 
 # Of the architecture and the blob that are being looked at: the compiler's prefix, how programs are made that run

@@ -12,12 +12,6 @@ my $dir = tempdir('aior-examples-XXXXXX', TMPDIR => 1, CLEANUP => 1);
 my $make = $ENV{MAKE} // 'make';
 delete @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL)};
 
-sub run {
-    my ($command) = @_;
-    my $said = `( $command ) 2>&1`;
-    return $? ? "exit $?: $said" : $said;
-}
-
 plan skip_all => "$BUILD/aio-restorer is not built" unless -x "$BUILD/aio-restorer";
 plan skip_all => 'a program with a sanitizer does not link what was built for a newcomer' if $BUILD =~ /san/;
 plan skip_all => 'there is no pkg-config' if run('command -v pkg-config') =~ /^exit/;

@@ -476,7 +476,8 @@ static int is_free_in(pid_t pid, uint64_t addr)
 
 static void test_kept_in_other(void)
 {
-	const struct aior_options options = {.timeout_ms = -1, .room_cpus = MANY};
+	const struct aior_options options = {.timeout_ms = -1, .room_cpus = MANY},
+				  fewer = {.timeout_ms = -1, .room_cpus = MANY / 2};
 	uint32_t head = 10, amount = 30;
 	struct aior_outcome outcome = {0};
 	struct rlimit none = {0, 0}, files;
@@ -489,6 +490,16 @@ static void test_kept_in_other(void)
 	ok(!aior_stage(&pid, 1, NULL, &outcome, &error) && is_free_in(pid, shared->ring + page),
 	    "room in another process: staged without");
 	aior_outcome_free(&outcome);
+	ok(!aior_stage(&pid, 1, &fewer, &outcome, &error) && !outcome.rings.no_room_count &&
+		!is_free_in(pid, shared->ring + page) && is_free_in(pid, shared->ring + len - page),
+	    "... with room for fewer CPUs");
+	aior_outcome_free(&outcome);
+	for (int i = 0; i < 2; i++) {
+		ok(!aior_stage(&pid, 1, &options, &outcome, &error) &&
+			!outcome.rings.no_room_count && !is_free_in(pid, shared->ring + page),
+		    "... and for more, time %d", i);
+		aior_outcome_free(&outcome);
+	}
 	ok(!aior_stage(&pid, 1, &options, &outcome, &error) && outcome.was_so &&
 		!outcome.rings.no_room_count && !is_free_in(pid, shared->ring + page) &&
 		!is_free_in(pid, shared->ring + len - page),

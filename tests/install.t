@@ -13,12 +13,6 @@ my $make = $ENV{MAKE} // 'make';
 my ($version, $soname, $plugin) = map { make_var($_) } qw(VERSION SONAME PLUGIN);
 delete @ENV{qw(MAKEFLAGS MFLAGS MAKELEVEL)};
 
-sub run {
-    my ($command) = @_;
-    my $said = `( $command ) 2>&1`;
-    return $? ? "exit $?: $said" : $said;
-}
-
 plan skip_all => "$BUILD/aio-restorer is not built" unless -x "$BUILD/aio-restorer";
 
 # ---- what is there ----
