@@ -258,7 +258,8 @@ struct aior_options {
 	/*
 	 * aior_restore(), aior_restore_traced(): each ring begins at slot 0, with nothing but its pending events.
 	 * That takes as long as they are many, and not as its tail says. A program that keeps a ring's head
-	 * itself, and does not read it there each time, must not be restored so.
+	 * itself, and does not read it there each time, must not be restored so. After a failure they are staged as
+	 * they were; but one that had its place already, when the next one could not be moved, may be compact.
 	 */
 	int compacts;
 };

@@ -7,7 +7,6 @@
 #include <sys/ptrace.h>
 #include <unistd.h>
 
-#include "compact.h"
 #include "grow.h"
 #include "journal.h"
 #include "names.h"
@@ -73,22 +72,19 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 	return aior_fail_blob(error, &args, ring ? &ring->addr : NULL);
 }
 
-static int is_compact(const struct aior_options *options)
+/* For the restore blob. */
+static struct aior_args args_for(
+    const struct aior_parked *parked, const struct aior_options *options)
 {
-	return options && options->compacts;
-}
+	struct aior_args args = aior_capsule_args(table_of(parked), parked->capsule.addr);
 
-/* The addresses that it takes, in front of aior_inject_place(). */
-static void want_room(const struct aior_parked *parked, const struct aior_options *options,
-    struct aior_injection *injection)
-{
-	if (is_compact(options))
-		injection->spare_len =
-		    aior_compact_room(parked->process->task, table_of(parked), parked->bytes);
+	if (options && options->compacts)
+		args.flags = AIOR_F_COMPACT;
+	return args;
 }
 
 /* The blob is there: runs it, on rings that are as large as they must be here. */
-static int run_on_rings(struct aior_parked *parked, struct aior_injection *injection,
+static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
     const struct aior_args *args, size_t *grown, struct aior_error *error)
 {
 	struct aior_growth growth = {
@@ -107,32 +103,12 @@ static int run_on_rings(struct aior_parked *parked, struct aior_injection *injec
 	return ret;
 }
 
-/* The same, and before that the rings are laid out as whoever restores them wants it. */
-static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
-    const struct aior_options *options, const struct aior_args *args, size_t *grown,
-    struct aior_error *error)
-{
-	struct aior_compaction compaction = {
-	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
-	int ret;
-
-	if (!is_compact(options))
-		return run_on_rings(parked, injection, args, grown, error);
-	if (aior_compact(&compaction, error))
-		return -1;
-	ret = run_on_rings(parked, injection, args, grown, error);
-	if (ret)
-		aior_compact_undo(&compaction);
-	aior_compact_free(&compaction);
-	return ret;
-}
-
 /* Runs the restore blob, which is gone again afterwards. */
 static int run_blob(struct aior_parked *parked, const struct aior_options *options, size_t *grown,
     struct aior_error *error)
 {
 	struct aior_table *table = table_of(parked);
-	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
+	struct aior_args args = args_for(parked, options);
 	struct aior_injection injection;
 	int ret;
 
@@ -150,7 +126,6 @@ static int run_blob(struct aior_parked *parked, const struct aior_options *optio
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 	}
-	want_room(parked, options, &injection);
 	ret = aior_inject_place(&injection, 0, error);
 	if (!ret) {
 		/* If we die, the thread sleeps in there: whoever comes next must find it. */
@@ -159,7 +134,7 @@ static int run_blob(struct aior_parked *parked, const struct aior_options *optio
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, options, &args, grown, error);
+		ret = restore_rings(parked, &injection, &args, grown, error);
 		aior_inject_unmap(&injection);
 	}
 	aior_parked_note_scratch(parked, 0, 0);
@@ -346,7 +321,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
     const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
 {
 	const struct aior_table *table = table_of(parked);
-	struct aior_args args = aior_capsule_args(table, parked->capsule.addr);
+	struct aior_args args = args_for(parked, options);
 	struct aior_injection injection = {
 	    .process = parked->process,
 	    .calls = parked->stopped->calls,
@@ -363,7 +338,6 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	injection.thread->has_moved = 1;
 	if (aior_inject_begin(&injection, error))
 		return -1;
-	want_room(parked, options, &injection);
 	ret = aior_inject_place(&injection, 0, error) ? -1 : 0;
 	if (!ret) {
 		aior_journal_write(parked->process, &injection);
@@ -371,7 +345,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, options, &args, &grown, error);
+		ret = restore_rings(parked, &injection, &args, &grown, error);
 		if (!ret) {
 			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
 			    table->total);

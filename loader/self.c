@@ -15,7 +15,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "compact.h"
 #include "grow.h"
 #include "internal.h"
 
@@ -727,78 +726,7 @@ static void release_room(struct aior_table *table)
 		aior_each_room(0, table, table, release_one, table);
 }
 
-/*
- * What compact rings were before: header and slots as far as they were written over, one ring behind the other, and
- * then what is written there.
- */
-struct compaction {
-	char *saved; /* a mapping of its own; NULL: there is none */
-	uint64_t room;
-	uint32_t count; /* of rings, from the first one on, that are done with */
-	uint64_t used;
-};
-
-/* Memory that cannot be written to is an error, and no fault. */
-static int write_staged(uint64_t addr, const void *from, uint64_t len)
-{
-	return aior_write_memory((pid_t)syscall(SYS_gettid), addr, from, (size_t)len);
-}
-
-static void undo_compaction(struct compaction *compaction, struct aior_table *table)
-{
-	const char *saved = compaction->saved;
-
-	for (uint32_t i = 0; i < compaction->count; i++) {
-		const struct aio_ring *ring = (const void *)saved;
-		struct aior_ring_record *record = record_of(table, i);
-
-		write_staged(record->addr, saved, aior_compact_len(ring));
-		/* The blob has noted others. */
-		record->head = ring->head;
-		record->tail = ring->tail;
-		saved += aior_compact_len(ring);
-	}
-	if (compaction->saved)
-		munmap(compaction->saved, (size_t)compaction->room);
-}
-
-static int compact(
-    struct compaction *compaction, struct aior_table *table, struct aior_error *error)
-{
-	uint64_t room = 0, most = 0;
-
-	for (uint32_t i = 0; i < table->ring_count; i++) {
-		uint64_t len = aior_compact_len((void *)(uintptr_t)record_of(table, i)->addr);
-
-		room += len;
-		most = len > most ? len : most;
-	}
-	compaction->room = whole_pages(room + most);
-	compaction->saved = map(NULL, compaction->room, PROT_READ | PROT_WRITE, 0);
-	if (!compaction->saved)
-		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
-		    aior_errno_text(errno));
-	for (; compaction->count < table->ring_count; compaction->count++) {
-		uint64_t addr = record_of(table, compaction->count)->addr;
-		const void *ring = (void *)(uintptr_t)addr;
-		uint64_t len = aior_compact_len(ring);
-		char *made = compaction->saved + room;
-
-		memcpy(compaction->saved + compaction->used, ring, (size_t)len);
-		aior_lay_compact(made, ring);
-		if (write_staged(addr, made, len)) {
-			int err = errno;
-
-			undo_compaction(compaction, table);
-			return aior_fail_ring(error, err, "memory", addr,
-			    "it cannot be laid out anew: %s", aior_errno_text(err));
-		}
-		compaction->used += len;
-	}
-	return 0;
-}
-
-static int run_blob(struct aior_table *table, struct aior_error *error)
+static int run_blob(struct aior_table *table, uint32_t flags, struct aior_error *error)
 {
 	struct aior_args args;
 	void *scratch = map(find_apart(SCRATCH_BYTES), SCRATCH_BYTES, PROT_READ | PROT_WRITE, 0);
@@ -808,6 +736,7 @@ static int run_blob(struct aior_table *table, struct aior_error *error)
 		return aior_fail(error, errno, "memory", "there is no memory to work in: %s",
 		    aior_errno_text(errno));
 	args = args_for(table, scratch);
+	args.flags = flags;
 	failed = call_blob(&aior_own_restore, &args);
 	munmap(scratch, SCRATCH_BYTES);
 	if (failed)
@@ -818,7 +747,7 @@ static int run_blob(struct aior_table *table, struct aior_error *error)
 
 /* On rings that are as large as they must be here. */
 static int restore_rings(
-    struct aior_table *table, struct aior_report *report, struct aior_error *error)
+    struct aior_table *table, uint32_t flags, struct aior_report *report, struct aior_error *error)
 {
 	struct growth growth = {.table = table, .error = error};
 	uint32_t grown;
@@ -827,7 +756,8 @@ static int restore_rings(
 	ret = grow(&growth);
 	grown = growth.count;
 	if (!ret) {
-		ret = aior_reserve_lost(report, table->poll_count, error) || run_blob(table, error)
+		ret = aior_reserve_lost(report, table->poll_count, error) ||
+			      run_blob(table, flags, error)
 			  ? -1
 			  : 0;
 		if (ret)
@@ -843,9 +773,8 @@ static int restore_rings(
 	return 0;
 }
 
-static int restore(uint32_t compacts, struct aior_report *report, struct aior_error *error)
+static int restore(uint32_t flags, struct aior_report *report, struct aior_error *error)
 {
-	struct compaction compaction = {NULL, 0, 0, 0};
 	struct aior_capsule capsule;
 	struct aior_survey survey;
 	struct aior_table *table;
@@ -857,14 +786,8 @@ static int restore(uint32_t compacts, struct aior_report *report, struct aior_er
 	if (check_capsule(&capsule, table, &survey, error))
 		return -1;
 	aior_reset_records(&capsule.table, table);
-	if (compacts && compact(&compaction, table, error))
+	if (restore_rings(table, flags, report, error))
 		return -1;
-	if (restore_rings(table, report, error)) {
-		undo_compaction(&compaction, table);
-		return -1;
-	}
-	if (compaction.saved)
-		munmap(compaction.saved, (size_t)compaction.room);
 	unmap_capsule(&survey);
 	return 0;
 }
@@ -908,5 +831,5 @@ int aior_restore_self(struct aior_report *report, struct aior_error *error)
 
 int aior_restore_self_compact(struct aior_report *report, struct aior_error *error)
 {
-	return run(restore, 1, report, error);
+	return run(restore, AIOR_F_COMPACT, report, error);
 }

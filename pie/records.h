@@ -11,11 +11,15 @@
 /* Whole words, both aligned as such. */
 static void copy(unsigned long to, unsigned long from, unsigned long len)
 {
+#ifdef ARCH_COPY
+	ARCH_COPY(to, from, len);
+#else
 	unsigned long *words = (unsigned long *)to;
 	const unsigned long *source = (const unsigned long *)from;
 
 	for (unsigned long i = 0; i < len / sizeof(*words); i++)
 		words[i] = source[i];
+#endif
 }
 
 /*

@@ -50,7 +50,7 @@ const struct aior_blob header __attribute__((section(".header"), used)) = {
     .abi = AIOR_ABI,
     .op = AIOR_OP_RESTORE,
     .scratch = SCRATCH_BYTES,
-    .flags = 0,
+    .flags = AIOR_F_COMPACT,
 };
 
 static inline int is_in_place(const struct aior_ring_record *ring)
@@ -227,10 +227,32 @@ static long advance(struct work *work, struct aior_ring_record *ring)
 	return fresh->tail == ring->tail ? 0 : -EIO;
 }
 
-static long create(struct work *work, struct aior_ring_record *ring)
+/*
+ * The content of the new ring. All but the first four fields: id, nr and tail are the kernel's in the
+ * new ring (it looks a context up by the id that it reads there), and the head stands already. Where
+ * another slot is the first one now, the pending events, and what lies behind them is nobody's.
+ */
+static void fill(const struct aior_ring_record *ring, uint32_t head)
 {
 	const uint32_t skipped = offsetof(struct aio_ring, magic);
+	unsigned long to = ring->aside, from = ring->staged;
+	uint32_t piece;
+
+	if (head == ring->head) {
+		copy(to + skipped, from + skipped, ring->len - skipped);
+		return;
+	}
+	to += AIO_RING_HEADER;
+	from += AIO_RING_HEADER;
+	piece = AIO_RING_SLOT * aio_ring_first_piece(head, ring->tail, ring_at(ring->aside)->nr);
+	copy(to, from + AIO_RING_SLOT * head, piece);
+	copy(to + piece, from, AIO_RING_SLOT * ring->tail - piece);
+}
+
+static long create(struct work *work, struct aior_ring_record *ring)
+{
 	aio_context_t ctx = 0;
+	uint32_t first;
 	long err;
 
 	for (;;) {
@@ -253,15 +275,15 @@ static long create(struct work *work, struct aior_ring_record *ring)
 		ring->aside = ctx = 0;
 	}
 	ring->step = AIOR_STEP_ADVANCE;
+	first = ring->head;
+	if (work->args->flags & AIOR_F_COMPACT) {
+		ring->tail = aio_ring_pending(first, ring->tail, ring_at(ctx)->nr);
+		ring->head = 0;
+	}
 	err = advance(work, ring);
-	if (err)
-		return err;
-	/*
-	 * All but the first four fields: id, nr and tail are the kernel's in the new ring (it looks
-	 * a context up by the id that it reads there), and the head stands already.
-	 */
-	copy(ring->aside + skipped, ring->staged + skipped, ring->len - skipped);
-	return 0;
+	if (!err)
+		fill(ring, first);
+	return err;
 }
 
 /* Whether the iocb that a poll record names still is that poll's. */

@@ -93,7 +93,7 @@ sub ring_of
     return $ring ? ("$ring->{head} $ring->{tail}", JSON::PP->new->canonical->encode($ring->{events})) : ('none', '');
 }
 
-# More of them than fit in a page, over themselves: the ring is as it was, or compact, whenever the tool dies.
+# Over themselves: the ring is as it was, or live, whenever the tool dies.
 for my $shape ('n=300,head=500,tail=200', 'n=300,head=100,tail=400', 'n=1,head=120,tail=7') {
     my ($killed, %seen, @wrong) = 0;
     my $leaver = leaver('--ring', $shape);

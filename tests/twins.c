@@ -4,7 +4,7 @@
  * with requests in flight, and restored. No result, header, event, descriptor's content or counter may
  * ever tell which one it was.
  *
- * Some seeds are of the form for rings that come back compact (twins.h): the host lays them out so before.
+ * Some seeds are of the form for rings that come back compact (twins.h).
  *
  *	twins.t [--seed=N] [--seeds=COUNT] [--break=KIND] [--ops=COUNT]
  *
@@ -189,21 +189,6 @@ static void put_elsewhere(struct aior_ring_record *ring)
 	ring->staged = (uintptr_t)to;
 }
 
-/* As whoever places a blob does. */
-static void lay_compact(struct aio_ring *ring)
-{
-	uint32_t pending = aio_ring_pending(ring->head, ring->tail, ring->nr);
-	uint32_t first = aio_ring_first_piece(ring->head, pending, ring->nr);
-	struct aio_slot *events = malloc((pending + 1) * sizeof(*events));
-
-	memcpy(events, slots_of(ring) + ring->head, first * sizeof(*events));
-	memcpy(events + first, slots_of(ring), (pending - first) * sizeof(*events));
-	memcpy(slots_of(ring), events, pending * sizeof(*events));
-	ring->head = 0;
-	ring->tail = pending;
-	free(events);
-}
-
 static int spoil_staged(uint32_t *polls)
 {
 	struct aior_ring_record *ring = &s.rings[0];
@@ -281,6 +266,7 @@ static int restore_twins(uint32_t polls)
 {
 	struct aior_args args = blob_args(s.rings, s.sides[1].count, s.polls, polls);
 
+	args.flags = s.is_compact ? AIOR_F_COMPACT : 0;
 	s.what = "restore";
 	if (blob_call(&args) || args.polls_lost) {
 		diag("seed %llu: restore says errno %u, step %u, %u polls lost",
@@ -313,8 +299,6 @@ static int op_round(void)
 	s.is_broken = spoil_staged(&polls);
 	if (any_below(3) == 0)
 		put_elsewhere(&s.rings[any_below(s.sides[1].count)]);
-	for (uint32_t i = 0; s.is_compact && i < s.sides[1].count; i++)
-		lay_compact(ring_of(s.rings[i].staged));
 	atomic_fetch_add(&all->compact, s.is_compact);
 	if (restore_twins(polls))
 		return 1;

@@ -19,8 +19,10 @@ i386.dir := arch/x86
 i386.machines := i686 i586 i486 i386
 i386.prefix := i686-linux-gnu-
 i386.cflags := -march=i686 -mregparm=3 -fomit-frame-pointer -mgeneral-regs-only -fcf-protection=none \
-	-fno-inline-functions-called-once -fno-inline-small-functions -fno-tree-sink -fno-if-conversion -fno-ssa-phiopt -fno-expensive-optimizations \
-	-fsched-pressure -fno-tree-coalesce-vars -fno-tree-dominator-opts -mpreferred-stack-boundary=2
+	-mpreferred-stack-boundary=2 -fno-inline-functions-called-once -fno-inline-small-functions -fno-tree-sink \
+	-fno-if-conversion -fno-ssa-phiopt -fno-expensive-optimizations -fsched-pressure -fno-tree-coalesce-vars \
+	-fno-tree-dominator-opts -fno-lra-remat -fno-shrink-wrap -fno-ivopts -fno-move-loop-invariants -fno-tree-loop-im \
+	-fno-thread-jumps -fno-tree-fre -frename-registers
 i386.ldflags := -m elf_i386
 i386.as = nasm -f elf32 -o $@ $<
 i386.asm := asm

@@ -129,4 +129,11 @@ static inline long syscall6(long nr, long a, long b, long c, long d, long e, lon
 
 #endif
 
+/*
+ * What pie/records.h copies with: as fast as words in a loop, and a few bytes long. The direction flag is clear, by
+ * the calling convention and by the entries.
+ */
+#define ARCH_COPY(to, from, len)                                                                   \
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory")
+
 #endif
