@@ -137,6 +137,10 @@ static int read_ring(struct aior_compaction *compaction, const struct aior_ring_
 		return -1;
 	if (is_part)
 		return read_part(task, header, ring);
+	/* It has been read again: not only by us may it be written to. */
+	errno = EINVAL;
+	if (aio_ring_check((const void *)ring->before, ring->len) != AIO_RING_OK)
+		return -1;
 	memcpy(ring->after, ring->before, (size_t)ring->len);
 	aior_lay_compact(ring->after, ring->before);
 	return 0;

@@ -202,6 +202,7 @@ int aior_read_rings(
 {
 	struct aior_mapping *mappings;
 	size_t count, parts;
+	uint64_t bytes = 0;
 	char path[64];
 	int mem, ret = 0;
 
@@ -230,7 +231,14 @@ int aior_read_rings(
 			continue;
 		while (i + parts < count && aior_ring_continues(&mappings[i + parts - 1]))
 			parts++;
-		ret = read_ring(mem, &mappings[i], parts, image, error);
+		/* It may not be ones of the kernel's that are called so. */
+		bytes += mappings[i + parts - 1].end - mappings[i].start;
+		if (bytes > AIOR_MOST_RING_BYTES)
+			ret = aior_fail(error, E2BIG, "read",
+			    "process %d has mappings named [aio] of more bytes than any rings take",
+			    (int)process->pid);
+		else
+			ret = read_ring(mem, &mappings[i], parts, image, error);
 	}
 	if (!ret && image->ring_count)
 		aior_each_relative(process, mappings, count, mark_inherited, image);
@@ -273,7 +281,7 @@ static int read_staged(
 	struct live_memory live = {
 	    .memory = {.image = image,
 		.name = name,
-		.held = UINT64_MAX,
+		.held = AIOR_MOST_RING_BYTES,
 		.takes_damaged = 1,
 		.copy = copy_live},
 	    .task = process->task,
@@ -369,19 +377,30 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 	return 0;
 }
 
-int aior_check_process(const struct aior_process *process, struct aior_error *error)
+int aior_check_alone(const struct aior_process *process, struct aior_error *error)
 {
 	struct sharer_search search = {.pid = process->pid, .task = process->task};
+
+	if (aior_each_task(0, find_sharer, &search) < 0)
+		return aior_fail(error, errno, "open",
+		    "the processes cannot be listed: %s (it takes /proc, and a free descriptor)",
+		    aior_errno_text(errno));
+	if (search.sharer)
+		return aior_fail(error, EINVAL, "open",
+		    "process %d shares its memory with process %d: its rings are not its alone",
+		    (int)process->pid, (int)search.sharer);
+	return 0;
+}
+
+int aior_check_process(const struct aior_process *process, struct aior_error *error)
+{
 	uint32_t arch;
 
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
-	aior_each_task(0, find_sharer, &search);
-	if (search.sharer)
-		return aior_fail(error, EINVAL, "open",
-		    "process %d shares its memory with process %d: its rings are not its alone",
-		    (int)process->pid, (int)search.sharer);
+	if (aior_check_alone(process, error))
+		return -1;
 	arch = aior_process_arch(process);
 	if (!aior_calls_of(arch))
 		return aior_refuse(error,

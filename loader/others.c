@@ -77,6 +77,8 @@ uint64_t aior_draining_ring(const struct aior_process *process, const struct aio
 	const struct aior_table *table = &capsule->table;
 	struct aior_ring_record ring;
 
+	if (!aior_holds_rings(capsule))
+		return 0;
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		uint64_t at = capsule->addr + table->rings + (uint64_t)i * table->ring_stride;
 
@@ -168,7 +170,8 @@ int aior_stop_parked(
 		aior_nap(NS_PER_MS);
 		if (aior_read_memory(parked->process->task, parked->capsule.addr,
 			&parked->capsule.table, sizeof(parked->capsule.table)))
-			return -1;
+			return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+			    aior_errno_text(errno));
 	} while (aior_now(CLOCK_MONOTONIC) < end);
 	return -1;
 }

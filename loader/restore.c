@@ -13,6 +13,8 @@
 #include "names.h"
 #include "others.h"
 
+#define LEAST_MS 10000 /* that a blob is waited for */
+
 static struct aior_table *table_of(const struct aior_parked *parked)
 {
 	return (void *)parked->bytes;
@@ -59,6 +61,9 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 	const struct aior_ring_record *ring = NULL;
 	struct aior_args args;
 
+	if (parked->is_running)
+		return aior_fail(error, err, "restore", "%s: process %d is still being restored",
+		    err == EINTR ? "interrupted" : "it takes too long", (int)parked->process->pid);
 	if (err)
 		return aior_fail(
 		    error, err, "restore", "process %d has exited", (int)parked->process->pid);
@@ -87,19 +92,40 @@ static void want_room(const struct aior_parked *parked, const struct aior_option
 		    aior_compact_room(parked->process->task, table_of(parked), parked->bytes);
 }
 
+/*
+ * A blob ends by itself, unless somebody has tampered with it: then it is left as if we had died. What its caller
+ * traces stays his, and under a filter of system calls it must not go on without us.
+ */
+static struct aior_options patience(
+    const struct aior_parked *parked, const struct aior_options *options)
+{
+	struct aior_options limits = {.timeout_ms = -1};
+
+	if (!options || parked->stopped->is_adopted ||
+	    aior_status_number(parked->injected->tid, "\nSeccomp:"))
+		return limits;
+	limits.cancel = options->cancel;
+	if (options->timeout_ms >= 0)
+		limits.timeout_ms = options->timeout_ms > LEAST_MS ? options->timeout_ms : LEAST_MS;
+	return limits;
+}
+
 /* The blob is there: runs it, on rings that are as large as they must be here. */
 static int run_on_rings(struct aior_parked *parked, struct aior_injection *injection,
-    const struct aior_args *args, size_t *grown, struct aior_error *error)
+    const struct aior_options *options, const struct aior_args *args, size_t *grown,
+    struct aior_error *error)
 {
 	struct aior_growth growth = {
 	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
+	struct aior_options limits = patience(parked, options);
 	int ret = aior_grow(&growth, error), err;
 
 	if (!ret) {
-		err =
-		    aior_inject_start(injection, args) ? ESRCH : aior_inject_wait(injection, NULL);
+		err = aior_inject_start(injection, args) ? ESRCH
+							 : aior_inject_wait(injection, &limits);
+		parked->is_running = err == EINTR || err == ETIMEDOUT;
 		ret = fail_as_blob(parked, injection, err, error);
-		if (ret)
+		if (ret && !parked->is_running)
 			aior_shrink(&growth);
 	}
 	*grown = growth.count;
@@ -117,11 +143,11 @@ static int restore_rings(struct aior_parked *parked, struct aior_injection *inje
 	int ret;
 
 	if (!is_compact(options))
-		return run_on_rings(parked, injection, args, grown, error);
+		return run_on_rings(parked, injection, options, args, grown, error);
 	if (aior_compact(&compaction, error))
 		return -1;
-	ret = run_on_rings(parked, injection, args, grown, error);
-	if (ret)
+	ret = run_on_rings(parked, injection, options, args, grown, error);
+	if (ret && !parked->is_running)
 		aior_compact_undo(&compaction);
 	aior_compact_free(&compaction);
 	return ret;
@@ -160,12 +186,30 @@ static int run_blob(struct aior_parked *parked, const struct aior_options *optio
 	}
 	if (!ret) {
 		ret = restore_rings(parked, &injection, options, &args, grown, error);
-		aior_inject_unmap(&injection);
+		if (!parked->is_running)
+			aior_inject_unmap(&injection);
 	}
-	aior_parked_note_scratch(parked, 0, 0);
-	park_again(parked);
+	if (parked->is_running) {
+		parked->injected->is_stopped = 0; /* and none that could be left */
+	} else {
+		aior_parked_note_scratch(parked, 0, 0);
+		park_again(parked);
+	}
 	aior_inject_end(&injection);
 	return ret;
+}
+
+/*
+ * What the blob has written into the capsule. Where its tables are, and how long, is known and must stay so, whatever
+ * others may have written there meanwhile.
+ */
+static void read_results(struct aior_parked *parked)
+{
+	struct aior_table table = *table_of(parked);
+
+	aior_read_memory(
+	    parked->process->task, parked->capsule.addr, parked->bytes, (size_t)table.total);
+	*table_of(parked) = table;
 }
 
 static void report(const struct aior_parked *parked, struct aior_outcome *outcome)
@@ -205,7 +249,7 @@ int aior_restore_parked(struct aior_parked *parked, const struct aior_options *o
 	}
 	middle = aior_now(CLOCK_MONOTONIC);
 	outcome->blob_ns = middle - begin;
-	aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes, table->total);
+	read_results(parked);
 	if (aior_unpark(parked, error))
 		return -1;
 	outcome->finish_ns = aior_now(CLOCK_MONOTONIC) - middle;
@@ -373,8 +417,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	if (!ret) {
 		ret = restore_rings(parked, &injection, options, &args, &grown, error);
 		if (!ret) {
-			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
-			    table->total);
+			read_results(parked);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
 			outcome->rings.grown_count = grown;
 			aior_release_room(&injection, parked->capsule.addr, parked->bytes);
@@ -402,6 +445,7 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 				  parked->bytes, table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
 		    aior_errno_text(errno));
+	*table_of(parked) = *table; /* as it has been checked */
 	if (check(parked, error) || aior_adopt_stopped(parked->process, aior_calls_of(parked->arch),
 					ptrace_options, NULL, &parked->stopped, error))
 		return -1;

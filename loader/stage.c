@@ -74,7 +74,8 @@ static int leave_unfinished(struct work *work)
 
 	for (size_t i = 0; i < work->count; i++) {
 		struct aior_staging *staging = &work->stagings[i];
-		struct aior_capsule capsule = {.addr = staging->injection.capsule};
+		struct aior_capsule capsule = {
+		    .addr = staging->injection.capsule, .room = staging->injection.capsule_len};
 		uint64_t ring;
 
 		if (!staging->stopped || staging->is_done)
