@@ -93,11 +93,17 @@ static int has_exited(char state)
 	return state == 'Z' || state == 'X' || state == 'x';
 }
 
+/* What cannot be read for another reason, as that no descriptor is free, says nothing. */
+static int is_gone(int err)
+{
+	return err == ENOENT || err == ESRCH;
+}
+
 int aior_task_has_exited(pid_t task)
 {
 	struct task_stat stat;
 
-	return read_stat(task, &stat) || has_exited(stat.state);
+	return read_stat(task, &stat) ? is_gone(errno) : has_exited(stat.state);
 }
 
 int aior_task_is_stopped(pid_t task)
@@ -128,8 +134,13 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	long leader;
 
 	memset(process, 0, sizeof(*process));
-	if (pid <= 0 || read_stat(pid, &stat))
-		return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
+	errno = ESRCH;
+	if (pid <= 0 || read_stat(pid, &stat)) {
+		if (is_gone(errno))
+			return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
+		return aior_fail(error, errno, "open", "process %d cannot be looked at: %s",
+		    (int)pid, aior_errno_text(errno));
+	}
 	leader = aior_status_number(pid, "\nTgid:");
 	if (leader && leader != pid)
 		return aior_fail(error, ESRCH, "open", "%d is a thread of process %ld: name that",
@@ -418,6 +429,18 @@ int aior_read_number(const char *path, uint64_t *number)
 		return -1;
 	*number = strtoull(text, NULL, 10);
 	return 0;
+}
+
+/* Loads, "running/all", and the pid: fs/proc/loadavg.c. */
+uint64_t aior_newest_pid(void)
+{
+	char text[128];
+	unsigned long long pid;
+
+	if (read_text(text, sizeof(text), "/proc/loadavg") ||
+	    sscanf(text, "%*s %*s %*s %*s %llu", &pid) != 1)
+		return 0;
+	return pid;
 }
 
 /* A list of ranges, "0-3,8-11": how many it names. */
