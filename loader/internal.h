@@ -50,6 +50,8 @@ struct aior_process {
 	pid_t task; /* a thread that lives, through which its memory is seen */
 	pid_t parent, tracer;
 	uint64_t start_time; /* in clock ticks after boot */
+	uint64_t
+	    stack; /* where its program's began: execve(2) chooses another place; 0: not known */
 	int is_kernel_thread;
 };
 

@@ -327,7 +327,7 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 	int found;
 
 	outcome->pid = pid;
-	found = aior_open_other(pid, options, &process, &parked.capsule, error);
+	found = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
 	if (found < 0)
 		return -1;
 	if (!found) {
@@ -376,7 +376,7 @@ int aior_restore(const pid_t *pids, size_t count, const struct aior_options *opt
 		memset(error, 0, sizeof(*error));
 	if (outcomes)
 		memset(outcomes, 0, count * sizeof(*outcomes));
-	return aior_as_tracer(restore_all, &work, error);
+	return aior_as_tracer(restore_all, &work, pids, count, error);
 }
 
 void aior_outcome_free(struct aior_outcome *outcome)
@@ -475,7 +475,7 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 		memset(error, 0, sizeof(*error));
 	memset(said, 0, sizeof(*said));
 	said->pid = pid;
-	ret = aior_open_other(pid, options, &process, &parked.capsule, error);
+	ret = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
 	if (!ret)
 		said->was_so = 1;
 	if (ret > 0)

@@ -187,7 +187,7 @@ int aior_stage(const pid_t *pids, size_t count, const struct aior_options *optio
 		ret = aior_fail(error, ENOMEM, "stop", "out of memory");
 	} else {
 		memset(work.outcomes, 0, count * sizeof(*work.outcomes));
-		ret = aior_as_tracer(stage_all, &work, error);
+		ret = aior_as_tracer(stage_all, &work, pids, count, error);
 	}
 	for (size_t i = 0; own && i < count; i++)
 		aior_outcome_free(&own[i]);

@@ -164,7 +164,7 @@ int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error
 
 	staging->outcome->pid = pid;
 	staging->newest_pid = aior_newest_pid();
-	found = aior_open_other(pid, staging->options, &staging->process, &capsule, error);
+	found = aior_open_other(pid, 1, staging->options, &staging->process, &capsule, error);
 	if (found < 0)
 		return -1;
 	staging->arch = aior_process_arch(&staging->process);

@@ -110,7 +110,7 @@ static int refuse_seize(const struct aior_process *process, pid_t tid, int err, 
  * Suspends the filter of a thread that has one. Whether it has one takes long to find out, so a thread that is
  * parked just gets that if it may: what is to be told of a filter is known by then.
  */
-static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+static int seize_once(pid_t tid, enum aior_purpose purpose, int *has_filter)
 {
 	unsigned long options = purpose == AIOR_TO_READ ? 0 : PTRACE_O_TRACESYSGOOD;
 
@@ -123,6 +123,22 @@ static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
 		options |= PTRACE_O_SUSPEND_SECCOMP;
 	}
 	return ptrace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
+}
+
+/*
+ * A thread that exits must not be traced any more, and its id may be that of one which lives by the time that we
+ * look why. (That one has called execve(2).)
+ */
+static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+{
+	int ret = -1;
+
+	for (int tries = 0; ret && tries < 3; tries++) {
+		ret = seize_once(tid, purpose, has_filter);
+		if (ret && (errno != EPERM || aior_task_has_exited(tid)))
+			return -1;
+	}
+	return ret;
 }
 
 /*
@@ -251,7 +267,6 @@ static void leave_all(struct aior_stopped *stopped)
 static int try_to_stop(struct stopping *stopping)
 {
 	struct aior_stopped *stopped = calloc(1, sizeof(*stopped));
-	const struct aior_process *process = stopping->process;
 	int found;
 
 	if (!stopped)
@@ -268,15 +283,24 @@ static int try_to_stop(struct stopping *stopping)
 		if (stopped->threads[i].is_stopped)
 			return 0;
 	leave_all(stopped);
-	if (stopping->has_failed || stopping->in_submit)
-		return -1;
-	if (!aior_task_has_exited(process->task))
-		return aior_fail(stopping->error, EAGAIN, "stop",
-		    "the threads of process %d cannot be found: it takes /proc and a free "
-		    "descriptor",
-		    (int)process->pid);
-	return aior_fail(
-	    stopping->error, ESRCH, "stop", "process %d has exited", (int)process->pid);
+	return -1;
+}
+
+/*
+ * There was no thread that could be stopped, and no reason. Whoever calls execve(2) ends all other threads before it
+ * takes the first one's id.
+ */
+static int may_be_in_exec(const struct aior_process *process, struct aior_error *error)
+{
+	struct aior_process now;
+
+	aior_nap(NS_PER_MS);
+	if (aior_process_open(process->pid, &now, error))
+		return 0;
+	aior_fail(error, EAGAIN, "stop",
+	    "the threads of process %d cannot be found: it takes /proc, and a free descriptor",
+	    (int)process->pid);
+	return now.start_time == process->start_time;
 }
 
 /*
@@ -294,8 +318,9 @@ static int check_again(
 		return aior_fail(error, ESRCH, "stop",
 		    "process %d has exited, and its number is another process's now",
 		    (int)process->pid);
-	if (aior_calls_of(aior_process_arch(process)) != calls)
-		return aior_fail(error, ESRCH, "stop", "process %d has become another program",
+	if (now.stack != process->stack || aior_calls_of(aior_process_arch(process)) != calls)
+		return aior_fail(error, EAGAIN, "stop",
+		    "process %d has become another program meanwhile (execve): try again",
 		    (int)process->pid);
 	return 0;
 }
@@ -312,9 +337,13 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 
 	if (!stopping.calls)
-		return aior_fail(error, ESRCH, "stop", "process %d has become another program",
+		return aior_fail(error, EAGAIN, "stop",
+		    "process %d has become another program meanwhile (execve): try again",
 		    (int)process->pid);
 	while (try_to_stop(&stopping)) {
+		if (!stopping.has_failed && !stopping.in_submit &&
+		    aior_now(CLOCK_MONOTONIC) < end && may_be_in_exec(process, error))
+			continue;
 		if (!stopping.in_submit)
 			return -1;
 		/* What it waits for may be up to a thread that we had stopped. */
