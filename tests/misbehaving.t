@@ -6,7 +6,7 @@
 # why not; and whoever was asked for beside such a process is none the worse for it.
 #
 # FAULTS says at how many of the tool's system calls, drawn at random (SEED), something befalls the target: 12 as a
-# rule; all: at each of them. ROUNDS: how often each storm is staged and restored: 10 as a rule. PARTS names parts,
+# rule, and at half of them where there are many kinds; all: at each of them. ROUNDS: how often each storm is staged and restored: 10 as a rule. PARTS names parts,
 # as they are listed at the end of this file, if not all are to be run.
 use strict;
 use warnings;
@@ -37,20 +37,28 @@ sub why_wrong
     return $result->{err} =~ /Sanitizer|runtime error/ ? "sanitizer: $result->{err}" : undef;
 }
 
+# A command that strike runs. (What is traced cannot be looked through for leaks.)
+sub run_struck
+{
+    local $ENV{ASAN_OPTIONS} = join ':', grep { defined } $ENV{ASAN_OPTIONS}, 'detect_leaks=0';
+    return run_command($STRIKE, @_);
+}
+
 # How many calls, of that name if one is given, a command makes.
 sub calls_of
 {
     my ($only, @command) = @_;
-    my $result = run_command($STRIKE, $only ? ('--only', $only) : (), @command);
+    my $result = run_struck($only ? ('--only', $only) : (), @command);
     return $result->{err} =~ /^(\d+) calls$/m ? $1 : die "strike: $result->{status} $result->{err}";
 }
 
 # A part of the calls from `first` to `last`.
 sub some_of
 {
-    my ($first, $last) = @_;
+    my ($first, $last, $part) = @_;
     my @calls = $first .. $last;
-    @calls = (shuffle @calls)[ 0 .. $faults - 1 ] if $faults ne 'all' && $faults < @calls;
+    my $most = $faults eq 'all' ? @calls : min(scalar @calls, POSIX::ceil($faults / ($part // 1)));
+    @calls = (shuffle @calls)[ 0 .. $most - 1 ];
     return sort { $a <=> $b } @calls;
 }
 
@@ -59,7 +67,7 @@ sub at_call
 {
     my ($n, $only, $action, @command) = @_;
     my $log = fresh('.calls');
-    my $result = run_command($STRIKE, $only ? ('--only', $only) : (), '--log', $log, '--run', $n, $action, @command);
+    my $result = run_struck($only ? ('--only', $only) : (), '--log', $log, '--run', $n, $action, @command);
     my @calls = split /\n/, slurp($log);
     $result->{call} = $calls[ $n - 1 ] // 'none';
     $result->{is_struck} = @calls >= $n;
@@ -144,7 +152,7 @@ sub scribble_at_calls
     run_tool('stage', $victim->{pid}) if $verb ne 'stage';
     $last = calls_of(undef, $TOOL, $verb, @options, $victim->{pid});
     end($victim);
-    my @calls = some_of($first, $last);
+    my @calls = some_of($first, $last, 2);
     for my $n (@calls) {
         $victim = victim();
         my $pid = $victim->{pid};
@@ -175,6 +183,56 @@ sub test_scribbles
     for my $what (qw(capsule records args rings code any)) {
         scribble_at_calls($_, $what) for 'stage', 'restore', 'restore --compact';
     }
+    return;
+}
+
+# ---- what has been looked at is another when it is looked at again ----
+
+# Fields of the capsule's table (pie/restorer.h), and what leads a reader astray who believes them.
+my %LURES = (
+    total => [ 16, 0x7ffffff8 ], rings => [ 40, 0x7ffffff8 ], ring_count => [ 44, 0x1000000 ], ring_stride => [ 48, 0x7ffffff8 ],
+    poll_count => [ 56, 0x1000000 ], threads => [ 64, 0x7ffffff8 ], thread_count => [ 68, 0x1000000 ], thread_stride => [ 72, 0 ],
+);
+
+sub test_looks
+{
+    for my $command ('stage', 'restore', 'restore --compact', 'list') {
+        my ($verb, @options) = split / /, $command;
+        my $victim = victim();
+        run_tool('stage', $victim->{pid}) if $verb ne 'stage';
+        my $last = calls_of('process_vm_readv', $TOOL, $verb, @options, $victim->{pid});
+        end($victim);
+        my (@wrong, %seen);
+        # The last ones come behind the blob.
+        my @calls = grep { $_ > 0 && !$seen{$_}++ } some_of(1, $last), $last - 7 .. $last + 1;
+        for my $n (@calls) {
+            my $victim = victim();
+            my $pid = $victim->{pid};
+            run_tool('stage', $pid) if $verb ne 'stage';
+            my ($field) = $n > $last - 8 && rand 2 < 1 ? 'ring_count' : shuffle keys %LURES;
+            my $result = at_call($n, 'process_vm_readv', "$MISBEHAVE set $pid @{ $LURES{$field} }", $TOOL, $verb, @options, $pid);
+            my $why = why_wrong($result);
+            push @wrong, "call $n of $last, $field: $why" if $why;
+            end($victim);
+            unlink journal($pid);
+            last if @wrong > 2;
+        }
+        is_deeply(\@wrong, [], "$command, and the capsule's table changes in front of each of " . @calls . ' looks at memory') or diag("SEED=$seed");
+    }
+
+    # It says that it is being drained, and of more rings than there can be.
+    my $victim = victim();
+    my $pid = $victim->{pid};
+    run_tool('stage', $pid);
+    for my $set ([ 24, 2 ], [ 44, 0xffffffff ], [ 48, 0 ]) {
+        run_command($MISBEHAVE, 'set', $pid, @$set);
+    }
+    my @limits = $SAN || !have('prlimit') ? () : ('prlimit', '--as=' . (1 << 30));
+    my $result = run_command({ seconds => 30 }, @limits, $TOOL, 'list', $pid);
+    is($result->{status}, 0, 'list of a capsule that names 4,294,967,295 rings in the same place') or diag explain $result;
+    $result = run_command({ seconds => 30 }, @limits, $TOOL, 'restore', '--timeout', 0.5, $pid);
+    ok($result->{status} == 3 && $result->{err} =~ /still being staged/, '... restore') or diag explain $result;
+    end($victim);
     return;
 }
 
@@ -403,7 +461,7 @@ sub test_no_descriptor
         for my $n (@calls) {
             run_tool('stage', $pid) if $verb eq 'restore';
             my $err = (POSIX::EMFILE(), POSIX::ENFILE(), POSIX::ENOMEM())[ rand 3 ];
-            my $result = run_command($STRIKE, '--only', 'openat', '--log', '/dev/null', '--fail', $n, $err, $TOOL, $verb, $pid);
+            my $result = run_struck('--only', 'openat', '--log', '/dev/null', '--fail', $n, $err, $TOOL, $verb, $pid);
             if ($result->{status} == 125) {
                 diag($result->{err});
                 last;
@@ -644,6 +702,7 @@ sub test_pids
 my @parts = (
     [ killed    => \&test_killed ],
     [ scribbles => \&test_scribbles ],
+    [ looks     => \&test_looks ],
     [ rain      => \&test_rain ],
     [ storms    => \&test_storms ],
     [ execs     => \&test_execs ],
