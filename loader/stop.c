@@ -297,10 +297,14 @@ static int may_be_in_exec(const struct aior_process *process, struct aior_error 
 	aior_nap(NS_PER_MS);
 	if (aior_process_open(process->pid, &now, error))
 		return 0;
+	if (now.start_time != process->start_time) {
+		aior_fail(error, ESRCH, "stop", "process %d has exited", (int)process->pid);
+		return 0;
+	}
 	aior_fail(error, EAGAIN, "stop",
 	    "the threads of process %d cannot be found: it takes /proc, and a free descriptor",
 	    (int)process->pid);
-	return now.start_time == process->start_time;
+	return 1;
 }
 
 /*
