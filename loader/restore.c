@@ -13,7 +13,9 @@
 #include "names.h"
 #include "others.h"
 
-#define LEAST_MS 10000 /* that a blob is waited for */
+/* So long a blob is waited for, whoever asks to end; and so long, whatever the options say. */
+#define MOMENT_MS 1000
+#define LEAST_MS 10000
 
 static struct aior_table *table_of(const struct aior_parked *parked)
 {
@@ -93,21 +95,26 @@ static void want_room(const struct aior_parked *parked, const struct aior_option
 }
 
 /*
- * A blob ends by itself, unless somebody has tampered with it: then it is left as if we had died. What its caller
- * traces stays his, and under a filter of system calls it must not go on without us.
+ * A blob ends by itself, unless somebody has tampered with it: then it is left as if we had died, but not before it
+ * has had its time. What its caller traces stays his, and under a filter of system calls it must not go on without us.
  */
-static struct aior_options patience(
-    const struct aior_parked *parked, const struct aior_options *options)
+static int wait_for_blob(const struct aior_parked *parked, struct aior_injection *injection,
+    const struct aior_options *options)
 {
-	struct aior_options limits = {.timeout_ms = -1};
+	struct aior_options limits = {.timeout_ms = MOMENT_MS};
+	int err;
 
 	if (!options || parked->stopped->is_adopted ||
 	    aior_status_number(parked->injected->tid, "\nSeccomp:"))
-		return limits;
+		return aior_inject_wait(injection, NULL);
+	err = aior_inject_wait(injection, &limits);
+	if (err != ETIMEDOUT)
+		return err;
 	limits.cancel = options->cancel;
-	if (options->timeout_ms >= 0)
-		limits.timeout_ms = options->timeout_ms > LEAST_MS ? options->timeout_ms : LEAST_MS;
-	return limits;
+	limits.timeout_ms = options->timeout_ms;
+	if (limits.timeout_ms >= 0 && limits.timeout_ms < LEAST_MS)
+		limits.timeout_ms = LEAST_MS;
+	return aior_inject_wait(injection, &limits);
 }
 
 /* The blob is there: runs it, on rings that are as large as they must be here. */
@@ -117,12 +124,12 @@ static int run_on_rings(struct aior_parked *parked, struct aior_injection *injec
 {
 	struct aior_growth growth = {
 	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
-	struct aior_options limits = patience(parked, options);
 	int ret = aior_grow(&growth, error), err;
 
 	if (!ret) {
-		err = aior_inject_start(injection, args) ? ESRCH
-							 : aior_inject_wait(injection, &limits);
+		err = aior_inject_start(injection, args)
+			  ? ESRCH
+			  : wait_for_blob(parked, injection, options);
 		parked->is_running = err == EINTR || err == ETIMEDOUT;
 		ret = fail_as_blob(parked, injection, err, error);
 		if (ret && !parked->is_running)

@@ -37,12 +37,14 @@ sub why_wrong
     return $result->{err} =~ /Sanitizer|runtime error/ ? "sanitizer: $result->{err}" : undef;
 }
 
-# A command that strike runs. (What is traced cannot be looked through for leaks.)
-sub run_struck
+# A command that cannot be looked through for leaks: it is traced, or cannot start the thread which does that.
+sub run_leaking
 {
     local $ENV{ASAN_OPTIONS} = join ':', grep { defined } $ENV{ASAN_OPTIONS}, 'detect_leaks=0';
-    return run_command($STRIKE, @_);
+    return run_command(@_);
 }
+
+sub run_struck { return run_leaking($STRIKE, @_) }
 
 # How many calls, of that name if one is given, a command makes.
 sub calls_of
@@ -401,7 +403,7 @@ sub done_or_refused
     my ($name, $worker, $before, @command) = @_;
     my ($result, @wrong);
     for my $verb (qw(stage restore)) {
-        $result = run_command(@command, $TOOL, $verb, $worker->{pid});
+        $result = run_leaking(@command, $TOOL, $verb, $worker->{pid});
         my $why = why_wrong($result);
         $why = undef if $why && $result->{status} == 127 || ($result->{err} =~ /error while loading shared libraries|std::bad_alloc/);
         push @wrong, "$name: $verb: $why" if $why;
@@ -693,7 +695,7 @@ sub test_pids
         skip 'pids: no pid name space, or the next pid cannot be chosen', 1
             if !$is_root || !have('unshare') || run_command(@inside, 'sh', '-c', 'echo 500 >/proc/sys/kernel/ns_last_pid')->{status};
         my $script = spit(fresh('.pl'), $REUSE);
-        my $result = run_command({ seconds => 300 }, @inside, 'perl', $script, $STRIKE, $TOOL, $MISBEHAVE, "$BUILD/tests/leaver", min($rounds, 30), $DIR);
+        my $result = run_leaking({ seconds => 300 }, @inside, 'perl', $script, $STRIKE, $TOOL, $MISBEHAVE, "$BUILD/tests/leaver", min($rounds, 30), $DIR);
         is("$result->{status} $result->{out}", '0 ', 'its pid is that of another process, at any moment') or diag explain $result;
     }
     return;
