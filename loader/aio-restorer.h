@@ -97,8 +97,9 @@ AIOR_PUBLIC int aior_list(pid_t pid, struct aior_image *image, struct aior_error
  * The same with all threads of the process stopped meanwhile, so that the rings are consistent with
  * each other; also reads the threads' registers. Rings that are only inherited are left out. Fails
  * also with ENOENT (it has no rings), EINVAL (a ring is damaged, or it shares its memory with
- * another process), EBUSY (traced already), ETIMEDOUT (a thread does not stop). The process goes on
- * in every case; waits that the stop interrupted are made again, as aio-restorer(1) says.
+ * another process), EBUSY (traced already), EAGAIN (it has become another program meanwhile),
+ * ETIMEDOUT (a thread does not stop). The process goes on in every case; waits that the stop
+ * interrupted are made again, as aio-restorer(1) says.
  */
 AIOR_PUBLIC int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error);
 
@@ -241,7 +242,10 @@ AIOR_PUBLIC void aior_report_free(struct aior_report *report);
 struct aior_samples;
 
 struct aior_options {
-	/* How long to wait for requests in flight, in milliseconds; negative: without end. */
+	/*
+	 * How long to wait for requests in flight, in milliseconds; negative: without end. A restore, which has none to
+	 * wait for, takes no longer than that, or than ten seconds.
+	 */
 	int timeout_ms;
 	/* If this becomes non-zero (in a signal's handler, say), give up as soon as nothing is lost by
 	 * it; may be NULL. */

@@ -162,6 +162,14 @@ int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct
 	return aior_check_table(capsule, arch, error);
 }
 
+int aior_holds_rings(const struct aior_capsule *capsule)
+{
+	const struct aior_table *table = &capsule->table;
+
+	return table->ring_stride >= sizeof(struct aior_ring_record) &&
+	       table->rings + (uint64_t)table->ring_count * table->ring_stride <= capsule->room;
+}
+
 const struct aior_ring_record *aior_capsule_ring(
     const struct aior_table *table, const void *bytes, uint32_t i)
 {

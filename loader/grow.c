@@ -267,6 +267,13 @@ static int prepare(struct aior_growth *growth, uint32_t index, uint64_t len, uin
 		return aior_fail_ring(error, err, "memory", record->addr, "it cannot be read: %s",
 		    aior_errno_text(err));
 	}
+	/* It was sound when it was looked at, and may have been written to since. */
+	if (aio_ring_check((const void *)ring->before, record->len) != AIO_RING_OK) {
+		free(ring->before);
+		free(ring->after);
+		return aior_fail_ring(error, EINVAL, "memory", record->addr,
+		    "its staged content has been damaged meanwhile");
+	}
 	memcpy(ring->after, ring->before, (size_t)record->len);
 	aior_lay_out(ring->after, record->len, len);
 	growth->count++;

@@ -50,6 +50,8 @@ struct aior_process {
 	pid_t task; /* a thread that lives, through which its memory is seen */
 	pid_t parent, tracer;
 	uint64_t start_time; /* in clock ticks after boot */
+	uint64_t
+	    stack; /* where its program's began: execve(2) chooses another place; 0: not known */
 	int is_kernel_thread;
 };
 
@@ -95,6 +97,8 @@ int aior_is_worker(pid_t task);
 /* A number that /proc/TID/status has behind `key`; 0 if it has none. */
 long aior_status_number(pid_t tid, const char *key);
 int aior_read_number(const char *path, uint64_t *number);
+/* The pid that was given last, to whatever process or thread; 0: not known. */
+uint64_t aior_newest_pid(void);
 uint32_t aior_possible_cpus(void);
 
 /* host.c */
@@ -182,6 +186,8 @@ int aior_read_rings(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error);
 /* Fails if it is not one whose rings are its own alone, and which runs a program of this host. */
 int aior_check_process(const struct aior_process *process, struct aior_error *error);
+/* Fails if another process shares its memory, or if that cannot be found out. */
+int aior_check_alone(const struct aior_process *process, struct aior_error *error);
 /*
  * Calls `visit` for each other process that runs the same program and maps a ring that `mappings` have, too;
  * `is_older`: it may be the one whose ring it is.
@@ -221,6 +227,8 @@ int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_erro
 int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
 /* The same in whatever state it is: its tables lie where it says, and in it. */
 int aior_check_table(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
+/* Whether all its ring records lie in it, as far as it says where they are. Of one that is not checked. */
+int aior_holds_rings(const struct aior_capsule *capsule);
 /* What tells a blob of a capsule at `addr`; without scratch memory. It parks when it is done. */
 struct aior_args aior_capsule_args(const struct aior_table *table, uint64_t addr);
 /* Until a host has counted the polls in, behind the blob, `total` ends in front of them: does it. */

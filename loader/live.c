@@ -9,8 +9,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "internal.h"
 #include "names.h"
+#include "others.h"
+
+/* How long others may share a process's memory that is to be its own. */
+#define MOMENT_NS 300000000ull
 
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
 static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
@@ -202,6 +205,7 @@ int aior_read_rings(
 {
 	struct aior_mapping *mappings;
 	size_t count, parts;
+	uint64_t bytes = 0;
 	char path[64];
 	int mem, ret = 0;
 
@@ -230,7 +234,14 @@ int aior_read_rings(
 			continue;
 		while (i + parts < count && aior_ring_continues(&mappings[i + parts - 1]))
 			parts++;
-		ret = read_ring(mem, &mappings[i], parts, image, error);
+		/* It may not be ones of the kernel's that are called so. */
+		bytes += mappings[i + parts - 1].end - mappings[i].start;
+		if (bytes > AIOR_MOST_RING_BYTES)
+			ret = aior_fail(error, E2BIG, "read",
+			    "process %d has mappings named [aio] of more bytes than any rings take",
+			    (int)process->pid);
+		else
+			ret = read_ring(mem, &mappings[i], parts, image, error);
 	}
 	if (!ret && image->ring_count)
 		aior_each_relative(process, mappings, count, mark_inherited, image);
@@ -273,7 +284,7 @@ static int read_staged(
 	struct live_memory live = {
 	    .memory = {.image = image,
 		.name = name,
-		.held = UINT64_MAX,
+		.held = AIOR_MOST_RING_BYTES,
 		.takes_damaged = 1,
 		.copy = copy_live},
 	    .task = process->task,
@@ -313,6 +324,9 @@ static int find_sharer(pid_t pid, void *data)
 
 	if (pid == search->pid || !same_memory(pid, search->task))
 		return 0;
+	/* What has exited has no memory, as the kernel's threads have none. */
+	if (aior_task_has_exited(search->task))
+		return 1;
 	search->sharer = pid;
 	return 1;
 }
@@ -369,19 +383,41 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 	return 0;
 }
 
-int aior_check_process(const struct aior_process *process, struct aior_error *error)
+int aior_check_alone(const struct aior_process *process, struct aior_error *error)
 {
 	struct sharer_search search = {.pid = process->pid, .task = process->task};
+
+	if (aior_each_task(0, find_sharer, &search) < 0)
+		return aior_fail(error, errno, "open",
+		    "the processes cannot be listed: %s (it takes /proc, and a free descriptor)",
+		    aior_errno_text(errno));
+	if (search.sharer)
+		return aior_fail(error, EINVAL, "open",
+		    "process %d shares its memory with process %d: its rings are not its alone",
+		    (int)process->pid, (int)search.sharer);
+	return 0;
+}
+
+/* A child of vfork(2) shares it for a moment only. */
+static int wait_to_be_alone(const struct aior_process *process, struct aior_error *error)
+{
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
+	int ret;
+
+	while ((ret = aior_check_alone(process, error)) && aior_now(CLOCK_MONOTONIC) < end)
+		aior_nap(MOMENT_NS / 100);
+	return ret;
+}
+
+int aior_check_process(const struct aior_process *process, struct aior_error *error)
+{
 	uint32_t arch;
 
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
-	aior_each_task(0, find_sharer, &search);
-	if (search.sharer)
-		return aior_fail(error, EINVAL, "open",
-		    "process %d shares its memory with process %d: its rings are not its alone",
-		    (int)process->pid, (int)search.sharer);
+	if (wait_to_be_alone(process, error))
+		return -1;
 	arch = aior_process_arch(process);
 	if (!aior_calls_of(arch))
 		return aior_refuse(error,
@@ -390,10 +426,31 @@ int aior_check_process(const struct aior_process *process, struct aior_error *er
 	return 0;
 }
 
+struct snapshot {
+	const struct aior_process *process;
+	struct aior_image *image;
+	struct aior_error *error;
+};
+
+static int take_snapshot(void *data)
+{
+	const struct snapshot *snapshot = data;
+	struct aior_stopped *stopped;
+	int ret;
+
+	if (aior_stop(snapshot->process, AIOR_TO_READ, &stopped, snapshot->error))
+		return -1;
+	ret = aior_read_rings(snapshot->process, snapshot->image, snapshot->error);
+	if (!ret && read_threads(stopped, snapshot->image))
+		ret = aior_fail(snapshot->error, ENOMEM, "read", "out of memory");
+	aior_continue(stopped);
+	return ret;
+}
+
 int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
 	struct aior_process process;
-	struct aior_stopped *stopped;
+	struct snapshot snapshot = {&process, image, error};
 	int ret;
 
 	memset(image, 0, sizeof(*image));
@@ -402,12 +459,7 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	if (aior_process_open(pid, &process, error) || aior_check_process(&process, error))
 		return -1;
 	describe(&process, image);
-	if (aior_stop(&process, AIOR_TO_READ, &stopped, error))
-		return -1;
-	ret = aior_read_rings(&process, image, error);
-	if (!ret && read_threads(stopped, image))
-		ret = aior_fail(error, ENOMEM, "read", "out of memory");
-	aior_continue(stopped);
+	ret = aior_as_tracer(take_snapshot, &snapshot, &pid, 1, error);
 	if (!ret)
 		ret = keep_own_rings(&process, image, error);
 	if (ret)

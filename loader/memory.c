@@ -90,13 +90,14 @@ static int read_draining(
 {
 	const struct aior_table *table = &capsule->table;
 
+	if (!aior_holds_rings(capsule))
+		return 0;
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		uint64_t at = table->rings + (uint64_t)i * table->ring_stride;
 		struct aior_ring_record record;
 		struct aior_ring *ring;
 
-		if (at + sizeof(record) > capsule->room ||
-		    memory->copy(memory, &record, capsule->addr + at, sizeof(record)))
+		if (memory->copy(memory, &record, capsule->addr + at, sizeof(record)))
 			return 0;
 		ring = aior_add_ring(memory->image);
 		if (!ring)

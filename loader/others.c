@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "journal.h"
@@ -14,6 +16,9 @@
 #define NS_PER_MS 1000000ull
 /* For what is a matter of moments. */
 #define MOMENT_NS (10000 * NS_PER_MS)
+/* When threads that have exited are looked for, and how often then. */
+#define FIRST_LOOK_NS (300 * NS_PER_MS)
+#define LOOK_NS (50 * NS_PER_MS)
 
 int aior_stays_parked(pid_t pid, struct aior_error *error)
 {
@@ -46,7 +51,38 @@ static void *trace(void *data)
 	return NULL;
 }
 
-int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *error)
+static int reap_thread(pid_t tid, void *data)
+{
+	const struct tracer *tracer = data;
+	siginfo_t info;
+
+	if (aior_task_has_exited(tid) && aior_status_number(tid, "\nTracerPid:") == tracer->tid)
+		waitid(P_PID, (id_t)tid, &info, WEXITED | WNOHANG | __WALL);
+	return 0;
+}
+
+/*
+ * A thread that calls execve(2) ends all others, and waits until their tracer has been told of it, who cannot make it his
+ * own as long as it is in there (de_thread(), fs/exec.c; ptrace_attach(), kernel/ptrace.c): they would wait for each
+ * other for ever. But not only the tracer may ask for the ends of threads: all of its process may.
+ */
+static void join_tracer(pthread_t thread, struct tracer *tracer, const pid_t *pids, size_t count)
+{
+	uint64_t end = aior_now(CLOCK_REALTIME) + FIRST_LOOK_NS;
+	struct timespec time;
+
+	for (;; end = aior_now(CLOCK_REALTIME) + LOOK_NS) {
+		time.tv_sec = (time_t)(end / (1000 * NS_PER_MS));
+		time.tv_nsec = (long)(end % (1000 * NS_PER_MS));
+		if (pthread_timedjoin_np(thread, NULL, &time) != ETIMEDOUT)
+			return;
+		for (size_t i = 0; i < count; i++)
+			aior_each_task(pids[i], reap_thread, tracer);
+	}
+}
+
+int aior_as_tracer(int (*function)(void *data), void *data, const pid_t *pids, size_t count,
+    struct aior_error *error)
 {
 	struct tracer tracer = {function, data, 0, -1};
 	sigset_t all, mask;
@@ -60,7 +96,7 @@ int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *e
 	if (err)
 		return aior_fail(error, err, "stop", "no thread can be started to trace from: %s",
 		    aior_errno_text(err));
-	pthread_join(thread, NULL);
+	join_tracer(thread, &tracer, pids, count);
 	/*
 	 * That is over before the kernel has let go what the thread still traced (exit_notify(), kernel/exit.c). In
 	 * between another tracer would be refused, and a SIGCONT would wake who sleeps under a filter.
@@ -77,6 +113,8 @@ uint64_t aior_draining_ring(const struct aior_process *process, const struct aio
 	const struct aior_table *table = &capsule->table;
 	struct aior_ring_record ring;
 
+	if (!aior_holds_rings(capsule))
+		return 0;
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		uint64_t at = capsule->addr + table->rings + (uint64_t)i * table->ring_stride;
 
@@ -124,8 +162,8 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 	return 1;
 }
 
-int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_process *process,
-    struct aior_capsule *capsule, struct aior_error *error)
+int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
+    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error)
 {
 	int found;
 
@@ -138,10 +176,15 @@ int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_p
 	found = aior_find_capsule(process->task, capsule, error);
 	if (found < 0 && error && (error->err == EPERM || error->err == EACCES))
 		return aior_not_allowed(process, error->err, error);
+	if (found < 0 && error && (error->err == ENOENT || error->err == ESRCH))
+		return aior_fail(error, ESRCH, "open",
+		    "process %d has exited, or is becoming another program (execve)", (int)pid);
 	/* As long as the blob has helpers, they share the process's memory. */
 	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count)
 		found = wait_for_drain(process, capsule, options, error);
-	return found < 0 || aior_check_process(process, error) ? -1 : found;
+	/* Of one that is not staged, nobody wants more than that, unless he is to stage it. */
+	return found < 0 || ((found || is_to_stage) && aior_check_process(process, error)) ? -1
+											   : found;
 }
 
 int aior_stop_parked(
@@ -168,7 +211,8 @@ int aior_stop_parked(
 		aior_nap(NS_PER_MS);
 		if (aior_read_memory(parked->process->task, parked->capsule.addr,
 			&parked->capsule.table, sizeof(parked->capsule.table)))
-			return -1;
+			return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
+			    aior_errno_text(errno));
 	} while (aior_now(CLOCK_MONOTONIC) < end);
 	return -1;
 }

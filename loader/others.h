@@ -7,10 +7,11 @@
 
 /*
  * Opens a process for being staged or restored: what an earlier host has left undone is done, if requests
- * in flight allow it. Returns 1 if it has a capsule (`capsule`), 0 if it has none, -1.
+ * in flight allow it. Returns 1 if it has a capsule (`capsule`), 0 if it has none, -1. One that has none, and is
+ * not to be staged, may be whatever it is.
  */
-int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_process *process,
-    struct aior_capsule *capsule, struct aior_error *error);
+int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
+    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error);
 
 /* Stops a process that has a capsule, and loads that; waits for a blob that is just ending. */
 int aior_stop_parked(
@@ -33,7 +34,11 @@ uint64_t aior_draining_ring(const struct aior_process *process, const struct aio
 /* Adds to a failure's message that the process is parked still, and how to go on. Returns -1. */
 int aior_stays_parked(pid_t pid, struct aior_error *error);
 
-/* Runs in a thread of its own, which is the tracer of all that it stops; no signal disturbs it. */
-int aior_as_tracer(int (*function)(void *data), void *data, struct aior_error *error);
+/*
+ * Runs in a thread of its own, which is the tracer of all that it stops: threads of these processes. No signal disturbs
+ * it.
+ */
+int aior_as_tracer(int (*function)(void *data), void *data, const pid_t *pids, size_t count,
+    struct aior_error *error);
 
 #endif

@@ -195,6 +195,9 @@ int aior_parked_load(struct aior_parked *parked, struct aior_error *error)
 	aior_count_polls(table);
 	if (aior_check_table(&parked->capsule, parked->arch, error))
 		return -1;
+	/* (It may have been read again since somebody has looked for that.) */
+	if (!table->thread_count)
+		return damaged(parked, error, "it names no thread");
 	parked->bytes = malloc(table->total);
 	parked->code_bytes = calloc(1, AIOR_BLOB_MAX);
 	if (!parked->bytes || !parked->code_bytes)

@@ -16,6 +16,7 @@ struct aior_parked {
 	uint64_t code;                /* ... where it is */
 	struct aior_tracee *injected; /* the thread that has run it; or one that is parked */
 	size_t count;                 /* of parked threads */
+	int is_running; /* a restore blob goes on in `injected`, which is not ours to stop any more */
 };
 
 /* What a captured thread was doing, as a record. */

@@ -23,7 +23,7 @@ struct task_stat {
 	char state;
 	pid_t parent;
 	unsigned flags;
-	uint64_t start_time;
+	uint64_t start_time, stack;
 };
 
 /* The first bytes of a file of /proc, as a string. Returns -1 with errno. */
@@ -45,7 +45,7 @@ static int read_text(char *text, size_t size, const char *path)
 static int read_stat(pid_t task, struct task_stat *stat)
 {
 	char path[64], text[2048], *at;
-	unsigned long long start_time = 0;
+	unsigned long long start_time = 0, stack = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)task);
 	if (read_text(text, sizeof(text), path))
@@ -53,12 +53,13 @@ static int read_stat(pid_t task, struct task_stat *stat)
 	at = strrchr(text, ')'); /* the name before it may hold anything */
 	if (!at || sscanf(at + 1,
 		       " %c %d %*d %*d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d "
-		       "%llu",
-		       &stat->state, &stat->parent, &stat->flags, &start_time) != 4) {
+		       "%llu %*s %*s %*s %*s %*s %llu",
+		       &stat->state, &stat->parent, &stat->flags, &start_time, &stack) != 5) {
 		errno = EIO;
 		return -1;
 	}
 	stat->start_time = start_time;
+	stat->stack = stack;
 	return 0;
 }
 
@@ -93,11 +94,17 @@ static int has_exited(char state)
 	return state == 'Z' || state == 'X' || state == 'x';
 }
 
+/* What cannot be read for another reason, as that no descriptor is free, says nothing. */
+static int is_gone(int err)
+{
+	return err == ENOENT || err == ESRCH;
+}
+
 int aior_task_has_exited(pid_t task)
 {
 	struct task_stat stat;
 
-	return read_stat(task, &stat) || has_exited(stat.state);
+	return read_stat(task, &stat) ? is_gone(errno) : has_exited(stat.state);
 }
 
 int aior_task_is_stopped(pid_t task)
@@ -128,8 +135,13 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	long leader;
 
 	memset(process, 0, sizeof(*process));
-	if (pid <= 0 || read_stat(pid, &stat))
-		return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
+	errno = ESRCH;
+	if (pid <= 0 || read_stat(pid, &stat)) {
+		if (is_gone(errno))
+			return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
+		return aior_fail(error, errno, "open", "process %d cannot be looked at: %s",
+		    (int)pid, aior_errno_text(errno));
+	}
 	leader = aior_status_number(pid, "\nTgid:");
 	if (leader && leader != pid)
 		return aior_fail(error, ESRCH, "open", "%d is a thread of process %ld: name that",
@@ -138,6 +150,7 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	process->task = pid;
 	process->parent = stat.parent;
 	process->start_time = stat.start_time;
+	process->stack = stat.stack;
 	process->tracer = (pid_t)aior_status_number(pid, "\nTracerPid:");
 	process->is_kernel_thread = !!(stat.flags & PF_KTHREAD);
 	if (!has_exited(stat.state))
@@ -147,6 +160,8 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	aior_each_task(pid, find_live_task, &process->task);
 	if (!process->task)
 		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)pid);
+	if (!read_stat(process->task, &stat))
+		process->stack = stat.stack;
 	return 0;
 }
 
@@ -418,6 +433,18 @@ int aior_read_number(const char *path, uint64_t *number)
 		return -1;
 	*number = strtoull(text, NULL, 10);
 	return 0;
+}
+
+/* Loads, "running/all", and the pid: fs/proc/loadavg.c. */
+uint64_t aior_newest_pid(void)
+{
+	char text[128];
+	unsigned long long pid;
+
+	if (read_text(text, sizeof(text), "/proc/loadavg") ||
+	    sscanf(text, "%*s %*s %*s %*s %llu", &pid) != 1)
+		return 0;
+	return pid;
 }
 
 /* A list of ranges, "0-3,8-11": how many it names. */

@@ -12,6 +12,10 @@
 #include "names.h"
 #include "others.h"
 
+/* So long a blob is waited for, whoever asks to end; and so long, whatever the options say. */
+#define MOMENT_MS 1000
+#define LEAST_MS 10000
+
 static struct aior_table *table_of(const struct aior_parked *parked)
 {
 	return (void *)parked->bytes;
@@ -58,6 +62,9 @@ static int fail_as_blob(const struct aior_parked *parked, const struct aior_inje
 	const struct aior_ring_record *ring = NULL;
 	struct aior_args args;
 
+	if (parked->is_running)
+		return aior_fail(error, err, "restore", "%s: process %d is still being restored",
+		    err == EINTR ? "interrupted" : "it takes too long", (int)parked->process->pid);
 	if (err)
 		return aior_fail(
 		    error, err, "restore", "process %d has exited", (int)parked->process->pid);
@@ -83,19 +90,45 @@ static struct aior_args args_for(
 	return args;
 }
 
+/*
+ * A blob ends by itself, unless somebody has tampered with it: then it is left as if we had died, but not before it
+ * has had its time. What its caller traces stays his, and under a filter of system calls it must not go on without us.
+ */
+static int wait_for_blob(const struct aior_parked *parked, struct aior_injection *injection,
+    const struct aior_options *options)
+{
+	struct aior_options limits = {.timeout_ms = MOMENT_MS};
+	int err;
+
+	if (!options || parked->stopped->is_adopted ||
+	    aior_status_number(parked->injected->tid, "\nSeccomp:"))
+		return aior_inject_wait(injection, NULL);
+	err = aior_inject_wait(injection, &limits);
+	if (err != ETIMEDOUT)
+		return err;
+	limits.cancel = options->cancel;
+	limits.timeout_ms = options->timeout_ms;
+	if (limits.timeout_ms >= 0 && limits.timeout_ms < LEAST_MS)
+		limits.timeout_ms = LEAST_MS;
+	return aior_inject_wait(injection, &limits);
+}
+
 /* The blob is there: runs it, on rings that are as large as they must be here. */
 static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
-    const struct aior_args *args, size_t *grown, struct aior_error *error)
+    const struct aior_options *options, const struct aior_args *args, size_t *grown,
+    struct aior_error *error)
 {
 	struct aior_growth growth = {
 	    injection, table_of(parked), parked->bytes, parked->capsule.addr, NULL, 0};
 	int ret = aior_grow(&growth, error), err;
 
 	if (!ret) {
-		err =
-		    aior_inject_start(injection, args) ? ESRCH : aior_inject_wait(injection, NULL);
+		err = aior_inject_start(injection, args)
+			  ? ESRCH
+			  : wait_for_blob(parked, injection, options);
+		parked->is_running = err == EINTR || err == ETIMEDOUT;
 		ret = fail_as_blob(parked, injection, err, error);
-		if (ret)
+		if (ret && !parked->is_running)
 			aior_shrink(&growth);
 	}
 	*grown = growth.count;
@@ -134,13 +167,31 @@ static int run_blob(struct aior_parked *parked, const struct aior_options *optio
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, &args, grown, error);
-		aior_inject_unmap(&injection);
+		ret = restore_rings(parked, &injection, options, &args, grown, error);
+		if (!parked->is_running)
+			aior_inject_unmap(&injection);
 	}
-	aior_parked_note_scratch(parked, 0, 0);
-	park_again(parked);
+	if (parked->is_running) {
+		parked->injected->is_stopped = 0; /* and none that could be left */
+	} else {
+		aior_parked_note_scratch(parked, 0, 0);
+		park_again(parked);
+	}
 	aior_inject_end(&injection);
 	return ret;
+}
+
+/*
+ * What the blob has written into the capsule. Where its tables are, and how long, is known and must stay so, whatever
+ * others may have written there meanwhile.
+ */
+static void read_results(struct aior_parked *parked)
+{
+	struct aior_table table = *table_of(parked);
+
+	aior_read_memory(
+	    parked->process->task, parked->capsule.addr, parked->bytes, (size_t)table.total);
+	*table_of(parked) = table;
 }
 
 static void report(const struct aior_parked *parked, struct aior_outcome *outcome)
@@ -180,7 +231,7 @@ int aior_restore_parked(struct aior_parked *parked, const struct aior_options *o
 	}
 	middle = aior_now(CLOCK_MONOTONIC);
 	outcome->blob_ns = middle - begin;
-	aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes, table->total);
+	read_results(parked);
 	if (aior_unpark(parked, error))
 		return -1;
 	outcome->finish_ns = aior_now(CLOCK_MONOTONIC) - middle;
@@ -258,7 +309,7 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 	int found;
 
 	outcome->pid = pid;
-	found = aior_open_other(pid, options, &process, &parked.capsule, error);
+	found = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
 	if (found < 0)
 		return -1;
 	if (!found) {
@@ -307,7 +358,7 @@ int aior_restore(const pid_t *pids, size_t count, const struct aior_options *opt
 		memset(error, 0, sizeof(*error));
 	if (outcomes)
 		memset(outcomes, 0, count * sizeof(*outcomes));
-	return aior_as_tracer(restore_all, &work, error);
+	return aior_as_tracer(restore_all, &work, pids, count, error);
 }
 
 void aior_outcome_free(struct aior_outcome *outcome)
@@ -345,10 +396,9 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, &args, &grown, error);
+		ret = restore_rings(parked, &injection, options, &args, &grown, error);
 		if (!ret) {
-			aior_read_memory(parked->process->task, parked->capsule.addr, parked->bytes,
-			    table->total);
+			read_results(parked);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
 			outcome->rings.grown_count = grown;
 			aior_release_room(&injection, parked->capsule.addr, parked->bytes);
@@ -376,6 +426,7 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 				  parked->bytes, table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
 		    aior_errno_text(errno));
+	*table_of(parked) = *table; /* as it has been checked */
 	if (check(parked, error) || aior_adopt_stopped(parked->process, aior_calls_of(parked->arch),
 					ptrace_options, NULL, &parked->stopped, error))
 		return -1;
@@ -405,7 +456,7 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 		memset(error, 0, sizeof(*error));
 	memset(said, 0, sizeof(*said));
 	said->pid = pid;
-	ret = aior_open_other(pid, options, &process, &parked.capsule, error);
+	ret = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
 	if (!ret)
 		said->was_so = 1;
 	if (ret > 0)

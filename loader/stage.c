@@ -74,7 +74,8 @@ static int leave_unfinished(struct work *work)
 
 	for (size_t i = 0; i < work->count; i++) {
 		struct aior_staging *staging = &work->stagings[i];
-		struct aior_capsule capsule = {.addr = staging->injection.capsule};
+		struct aior_capsule capsule = {
+		    .addr = staging->injection.capsule, .room = staging->injection.capsule_len};
 		uint64_t ring;
 
 		if (!staging->stopped || staging->is_done)
@@ -186,7 +187,7 @@ int aior_stage(const pid_t *pids, size_t count, const struct aior_options *optio
 		ret = aior_fail(error, ENOMEM, "stop", "out of memory");
 	} else {
 		memset(work.outcomes, 0, count * sizeof(*work.outcomes));
-		ret = aior_as_tracer(stage_all, &work, error);
+		ret = aior_as_tracer(stage_all, &work, pids, count, error);
 	}
 	for (size_t i = 0; own && i < count; i++)
 		aior_outcome_free(&own[i]);

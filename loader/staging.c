@@ -111,9 +111,13 @@ static int take_up(
 		    (int)staging->process.pid, (unsigned long long)capsule->addr);
 	if (capsule->table.state > AIOR_TABLE_STAGED || capsule->table.state == AIOR_TABLE_IMAGE)
 		return aior_check_capsule(capsule, staging->arch, error);
-	if (prepare_room(staging, capsule->table.ring_count, error) ||
-	    aior_stop_parked(&parked, staging->options, error))
+	if (aior_stop_parked(&parked, staging->options, error))
 		return -1;
+	if (prepare_room(staging, parked.capsule.table.ring_count, error)) {
+		aior_leave_parked(parked.stopped);
+		aior_parked_free(&parked);
+		return -1;
+	}
 	if (capsule->table.state != AIOR_TABLE_PREPARED && !parked.injected) {
 		ret = aior_nobody_parked(&parked, error);
 		aior_parked_free(&parked);
@@ -159,7 +163,8 @@ int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error
 	int found;
 
 	staging->outcome->pid = pid;
-	found = aior_open_other(pid, staging->options, &staging->process, &capsule, error);
+	staging->newest_pid = aior_newest_pid();
+	found = aior_open_other(pid, 1, staging->options, &staging->process, &capsule, error);
 	if (found < 0)
 		return -1;
 	staging->arch = aior_process_arch(&staging->process);
@@ -279,6 +284,9 @@ static int stop(struct aior_staging *staging, unsigned long options, struct aior
 		    samples, &staging->stopped, error);
 	else
 		ret = aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error);
+	/* Whoever shares its memory may have come since that was looked at: that takes a new process. */
+	if (!ret && (!staging->newest_pid || aior_newest_pid() != staging->newest_pid))
+		ret = aior_check_alone(&staging->process, error);
 	if (!ret && staging->parks)
 		ret = aior_capture(staging->stopped, &staging->process, error);
 	return ret;
@@ -464,6 +472,24 @@ void aior_staging_wait(struct aior_staging *staging, uint64_t begin)
 	staging->outcome->blob_ns = aior_now(CLOCK_MONOTONIC) - staging->started_at;
 }
 
+/*
+ * Of the table, what the blob writes is read back, and nothing else: whoever may write to the process's memory may
+ * have changed the rest.
+ */
+static int read_results(struct aior_staging *staging)
+{
+	struct aior_table now;
+
+	if (aior_read_memory(staging->process.task, staging->injection.capsule, &now, sizeof(now)))
+		return -1;
+	errno = EINVAL;
+	if (now.poll_count > staging->slots)
+		return -1;
+	staging->table->state = now.state;
+	staging->table->poll_count = now.poll_count;
+	return 0;
+}
+
 /* What the blob says. 0: all is staged. */
 int aior_staging_judge(struct aior_staging *staging, struct aior_error *error)
 {
@@ -476,8 +502,7 @@ int aior_staging_judge(struct aior_staging *staging, struct aior_error *error)
 		    (int)staging->process.pid);
 	if (aior_read_memory(
 		staging->process.task, aior_inject_args(injection), &args, sizeof(args)) ||
-	    aior_read_memory(
-		staging->process.task, injection->capsule, staging->table, staging->table->polls))
+	    read_results(staging))
 		return aior_fail(error, errno, "capsule", "what came of it cannot be read: %s",
 		    aior_errno_text(errno));
 	staging->is_staged = staging->table->state == AIOR_TABLE_STAGED;

@@ -32,7 +32,8 @@ struct aior_staging {
 	struct aior_candidate *rings;
 	size_t ring_count;
 	uint32_t live_count;
-	uint64_t slots, pending;  /* of the live ones */
+	uint64_t newest_pid;     /* before its memory was found to be its own alone; 0: not known */
+	uint64_t slots, pending; /* of the live ones */
 	struct aior_table *table; /* what the capsule begins with: all but the polls */
 	uint64_t prepared_at, started_at;
 	int is_traced; /* by the caller, whose its threads stay */

@@ -81,18 +81,20 @@ struct stopping {
 	pid_t in_submit; /* it does not come out of io_submit while others are stopped */
 };
 
-static int refuse_seize(
-    const struct aior_process *process, int err, int has_filter, struct aior_error *error)
+static int refuse_seize(const struct aior_process *process, pid_t tid, int err, int has_filter,
+    struct aior_error *error)
 {
-	struct aior_process again;
+	pid_t tracer;
 
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "stop", "process %d is a kernel thread", (int)process->pid);
-	if (!aior_process_open(process->pid, &again, NULL) && again.tracer)
+	/* Of that thread: others may be ours by now. */
+	tracer = (pid_t)aior_status_number(tid, "\nTracerPid:");
+	if (tracer)
 		return aior_fail(error, EBUSY, "stop",
 		    "process %d is traced by process %d (a debugger?): end that first",
-		    (int)process->pid, (int)again.tracer);
+		    (int)process->pid, (int)tracer);
 	if (has_filter)
 		return aior_fail(error, err, "stop",
 		    "process %d has a filter of system calls (seccomp): suspending it takes "
@@ -108,7 +110,7 @@ static int refuse_seize(
  * Suspends the filter of a thread that has one. Whether it has one takes long to find out, so a thread that is
  * parked just gets that if it may: what is to be told of a filter is known by then.
  */
-static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+static int seize_once(pid_t tid, enum aior_purpose purpose, int *has_filter)
 {
 	unsigned long options = purpose == AIOR_TO_READ ? 0 : PTRACE_O_TRACESYSGOOD;
 
@@ -123,6 +125,34 @@ static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
 	return ptrace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
 }
 
+/*
+ * A thread that exits must not be traced any more, and its id may be that of one which lives by the time that we
+ * look why. (That one has called execve(2).)
+ */
+static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+{
+	int ret = -1;
+
+	for (int tries = 0; ret && tries < 3; tries++) {
+		ret = seize_once(tid, purpose, has_filter);
+		if (ret && (errno != EPERM || aior_task_has_exited(tid)))
+			return -1;
+	}
+	return ret;
+}
+
+/*
+ * One that was ours and has exited has left its id to another if that has called execve(2): the thread that does
+ * becomes the first one.
+ */
+static int is_ours(const struct aior_stopped *stopped, pid_t tid)
+{
+	for (size_t i = 0; i < stopped->count; i++)
+		if (stopped->threads[i].tid == tid && stopped->threads[i].is_stopped)
+			return 1;
+	return 0;
+}
+
 static int seize_task(pid_t tid, void *data)
 {
 	struct stopping *stopping = data;
@@ -130,9 +160,8 @@ static int seize_task(pid_t tid, void *data)
 	struct aior_tracee *thread;
 	int has_filter;
 
-	for (size_t i = 0; i < stopped->count; i++)
-		if (stopped->threads[i].tid == tid)
-			return 0;
+	if (is_ours(stopped, tid))
+		return 0;
 	if (stopping->purpose != AIOR_PARKED &&
 	    !aior_leaves_io_submit(tid, stopped->calls, aior_now(CLOCK_MONOTONIC) + HOLD_NS)) {
 		stopping->in_submit = tid;
@@ -145,7 +174,7 @@ static int seize_task(pid_t tid, void *data)
 		if (err == ESRCH || aior_task_has_exited(tid) || aior_is_worker(tid))
 			return 0;
 		stopping->has_failed = 1;
-		return refuse_seize(stopping->process, err, has_filter, stopping->error);
+		return refuse_seize(stopping->process, tid, err, has_filter, stopping->error);
 	}
 	thread = aior_add_tracee(stopped, tid);
 	if (!thread) {
@@ -238,7 +267,6 @@ static void leave_all(struct aior_stopped *stopped)
 static int try_to_stop(struct stopping *stopping)
 {
 	struct aior_stopped *stopped = calloc(1, sizeof(*stopped));
-	const struct aior_process *process = stopping->process;
 	int found;
 
 	if (!stopped)
@@ -255,10 +283,50 @@ static int try_to_stop(struct stopping *stopping)
 		if (stopped->threads[i].is_stopped)
 			return 0;
 	leave_all(stopped);
-	if (!stopping->has_failed && !stopping->in_submit)
-		aior_fail(
-		    stopping->error, ESRCH, "stop", "process %d has exited", (int)process->pid);
 	return -1;
+}
+
+/*
+ * There was no thread that could be stopped, and no reason. Whoever calls execve(2) ends all other threads before it
+ * takes the first one's id.
+ */
+static int may_be_in_exec(const struct aior_process *process, struct aior_error *error)
+{
+	struct aior_process now;
+
+	aior_nap(NS_PER_MS);
+	if (aior_process_open(process->pid, &now, error))
+		return 0;
+	if (now.start_time != process->start_time) {
+		aior_fail(error, ESRCH, "stop", "process %d has exited", (int)process->pid);
+		return 0;
+	}
+	aior_fail(error, EAGAIN, "stop",
+	    "the threads of process %d cannot be found: it takes /proc, and a free descriptor",
+	    (int)process->pid);
+	return 1;
+}
+
+/*
+ * Whether it is the process that was looked at before it stood still: its pid may be another's by now, or it may have
+ * called execve(2).
+ */
+static int check_again(
+    const struct aior_process *process, const struct aior_calls *calls, struct aior_error *error)
+{
+	struct aior_process now;
+
+	if (aior_process_open(process->pid, &now, error))
+		return -1;
+	if (now.start_time != process->start_time)
+		return aior_fail(error, ESRCH, "stop",
+		    "process %d has exited, and its number is another process's now",
+		    (int)process->pid);
+	if (now.stack != process->stack || aior_calls_of(aior_process_arch(process)) != calls)
+		return aior_fail(error, EAGAIN, "stop",
+		    "process %d has become another program meanwhile (execve): try again",
+		    (int)process->pid);
+	return 0;
 }
 
 int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
@@ -273,9 +341,13 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 
 	if (!stopping.calls)
-		return aior_fail(error, ESRCH, "stop", "process %d has become another program",
+		return aior_fail(error, EAGAIN, "stop",
+		    "process %d has become another program meanwhile (execve): try again",
 		    (int)process->pid);
 	while (try_to_stop(&stopping)) {
+		if (!stopping.has_failed && !stopping.in_submit &&
+		    aior_now(CLOCK_MONOTONIC) < end && may_be_in_exec(process, error))
+			continue;
 		if (!stopping.in_submit)
 			return -1;
 		/* What it waits for may be up to a thread that we had stopped. */
@@ -284,6 +356,10 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 			    "thread %d does not come out of io_submit: try again when its storage "
 			    "answers",
 			    (int)stopping.in_submit);
+	}
+	if (check_again(process, stopping.calls, error)) {
+		leave_all(stopping.stopped);
+		return -1;
 	}
 	*stopped = stopping.stopped;
 	return 0;

@@ -12,14 +12,18 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "restorer.h"
@@ -234,6 +238,205 @@ static void change_root(const char *path)
 	check(!chroot(path) && !chdir("/"), "chroot");
 }
 
+/* ---- storms: what a thread does again and again ---- */
+
+static void storm_nap(unsigned most_us)
+{
+	static _Thread_local unsigned seed = 1;
+	struct timespec time = {.tv_nsec = (long)(rand_r(&seed) % most_us) * 1000};
+
+	check(!nanosleep(&time, NULL), "nanosleep");
+}
+
+static void storm_of_forks(void)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(7);
+	check(child > 0 && waitpid(child, &status, 0) == child, "fork");
+	check(WIFEXITED(status) && WEXITSTATUS(status) == 7, "a child's end");
+}
+
+static void storm_of_execs(void)
+{
+	char *argv[] = {"true", NULL}, *env[] = {NULL};
+	int status;
+	pid_t child;
+
+	check(!posix_spawn(&child, "/bin/true", NULL, NULL, argv, env), "posix_spawn");
+	check(waitpid(child, &status, 0) == child && !status, "/bin/true");
+}
+
+static void *come_and_go(void *value)
+{
+	return value;
+}
+
+static void storm_of_threads(void)
+{
+	pthread_t threads[4];
+	int values[COUNT(threads)];
+	void *value;
+
+	for (size_t i = 0; i < COUNT(threads); i++)
+		check(
+		    !pthread_create(&threads[i], NULL, come_and_go, &values[i]), "pthread_create");
+	for (size_t i = 0; i < COUNT(threads); i++)
+		check(!pthread_join(threads[i], &value) && value == &values[i], "pthread_join");
+}
+
+/* One with requests that have ended, and a poll that its end cancels. */
+static void storm_of_rings(void)
+{
+	static _Thread_local unsigned seed = 1;
+	aio_context_t ctx = 0;
+	int fds[2], n = 1 + rand_r(&seed) % 16;
+	struct io_event events[16];
+	struct iocb read = {.aio_lio_opcode = IOCB_CMD_PREAD, .aio_data = 4711},
+		    poll = {.aio_lio_opcode = IOCB_CMD_POLL, .aio_buf = 1 /* POLLIN */}, *iocbs[17];
+
+	check(!pipe(fds), "pipe");
+	read.aio_fildes = poll.aio_fildes = (uint32_t)fds[0];
+	for (int i = 0; i < n; i++)
+		iocbs[i] = &read;
+	iocbs[n] = &poll;
+	check(!io_setup(1u + rand_r(&seed) % 400, &ctx), "io_setup");
+	check(syscall(SYS_io_submit, ctx, n + 1l, iocbs) == n + 1, "io_submit");
+	check(syscall(SYS_io_getevents, ctx, (long)n, 16l, events, NULL) == n, "io_getevents");
+	for (int i = 0; i < n; i++)
+		check(events[i].data == 4711 && !events[i].res, "an event");
+	check(!syscall(SYS_io_destroy, ctx), "io_destroy");
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void storm_of_mappings(void)
+{
+	static _Thread_local unsigned seed = 1;
+	size_t pages = 3 + rand_r(&seed) % 64, moved = pages - 2;
+	char *at =
+	    mmap(NULL, pages * BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	check(at != MAP_FAILED, "mmap");
+	memset(at, 0x5a, pages * BLOCK);
+	check(!mprotect(at + BLOCK, BLOCK, PROT_READ), "mprotect");
+	check(!munmap(at, BLOCK) && at[BLOCK] == 0x5a, "munmap");
+	check(!munmap(at + BLOCK, BLOCK), "munmap");
+	at = mremap(at + 2 * BLOCK, moved * BLOCK, (moved + 9) * BLOCK, MREMAP_MAYMOVE);
+	check(at != MAP_FAILED && at[moved * BLOCK - 1] == 0x5a, "mremap");
+	check(!munmap(at, (moved + 9) * BLOCK), "munmap");
+}
+
+/* Queued signals come in order, each of them once. */
+static volatile int signals_sent, signals_seen;
+
+static void on_storm(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	check(info->si_value.sival_int == signals_seen + 1, "a queued signal out of turn");
+	signals_seen = info->si_value.sival_int;
+}
+
+static void storm_of_signals(void)
+{
+	union sigval value = {.sival_int = signals_sent + 1};
+	struct sigaction action = {.sa_sigaction = on_storm, .sa_flags = SA_SIGINFO | SA_RESTART};
+
+	if (!signals_sent)
+		check(!sigaction(SIGRTMIN + 1, &action, NULL), "sigaction");
+	check(!sigqueue(getpid(), SIGRTMIN + 1, value), "sigqueue");
+	signals_sent++;
+	while (signals_sent - signals_seen > 16)
+		storm_nap(500);
+}
+
+static int sleep_a_moment(void *unused)
+{
+	const struct timespec time = {.tv_nsec = 2000000};
+
+	(void)unused;
+	syscall(SYS_nanosleep, &time, NULL);
+	return 0;
+}
+
+/* Processes that share the memory come and go. */
+static void storm_of_sharers(void)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	pid_t child = clone(sleep_a_moment, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
+
+	check(child > 0 && waitpid(child, NULL, 0) == child, "clone");
+	storm_nap(30000);
+}
+
+/* It is the tracer of a child, which goes from stop to stop. */
+static void storm_of_traps(void)
+{
+	static pid_t child;
+	int status;
+
+	if (!child) {
+		child = fork();
+		if (!child) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			check(!ptrace(PTRACE_TRACEME, 0, 0, 0), "PTRACE_TRACEME");
+			for (;;)
+				raise(SIGSTOP);
+		}
+		say("traced %d", (int)child);
+	}
+	check(waitpid(child, &status, 0) == child && WIFSTOPPED(status), "a child's stop");
+	check(!ptrace(PTRACE_SYSCALL, child, 0, 0), "PTRACE_SYSCALL");
+}
+
+static const struct storm {
+	const char *name;
+	void (*once)(void);
+} storms[] = {
+    {"forks", storm_of_forks},
+    {"execs", storm_of_execs},
+    {"threads", storm_of_threads},
+    {"rings", storm_of_rings},
+    {"mappings", storm_of_mappings},
+    {"signals", storm_of_signals},
+    {"sharers", storm_of_sharers},
+    {"traps", storm_of_traps},
+};
+
+static void *run_storm(void *data)
+{
+	const struct storm *storm = data;
+
+	for (;;) {
+		storm->once();
+		storm_nap(500);
+	}
+	return NULL;
+}
+
+/* Signals are the first thread's. */
+static void start_storm(const char *name)
+{
+	sigset_t all, old;
+	pthread_t thread;
+
+	for (size_t i = 0; i < COUNT(storms); i++) {
+		if (strcmp(storms[i].name, name))
+			continue;
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		check(!pthread_create(&thread, NULL, run_storm, (void *)&storms[i]),
+		    "pthread_create");
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		return;
+	}
+	fprintf(stderr, "worker: %s is no storm\n", name);
+	exit(2);
+}
+
 static int leader_exits;
 
 static void let_leader_exit(const char *unused)
@@ -262,6 +465,7 @@ static const struct state {
     {"limit-as", limit_memory, 1},        /* no more memory can be mapped */
     {"chroot", change_root, 0},           /* PATH */
     {"leader-exits", let_leader_exit, 0}, /* the first thread exits, the others go on */
+    {"storm", start_storm, 1},            /* NAME: a thread does that again and again */
 };
 
 static struct {

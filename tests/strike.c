@@ -2,13 +2,15 @@
 /*
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
- *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO] [--log FILE] COMMAND...
+ *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --run N ACTION] [--only CALL] [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
  * --late      SIGKILL so many microseconds after it was let go.
  * --signal    this signal when it is about to be made.
  * --fail      it is not made, and returns this error (PTRACE_SET_SYSCALL_INFO, Linux 6.16 and later).
+ * --run       this command of a shell runs to its end when it is about to be made.
+ * --only CALL no others are counted: see the table below.
  * --log FILE  a line for each call, with its number; the last one is where it happened. Otherwise, and without
  *             any of the above, only how many there were, as the last line of stderr: "N calls".
  *
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,12 +31,26 @@
 /* linux/ptrace.h; neither it nor glibc's own has them in Debian 12. */
 #define SET_SYSCALL_INFO 0x4212
 
-enum kind { COUNT, KILL, LATE, SIGNAL, FAIL };
+enum kind { COUNT, KILL, LATE, SIGNAL, RUN, FAIL };
+
+static const struct call {
+	const char *name;
+	long nr;
+	long first; /* argument; -1: any */
+} calls[] = {
+    {"openat", SYS_openat, -1},
+    {"ptrace", SYS_ptrace, -1},
+    {"seize", SYS_ptrace, PTRACE_SEIZE},
+    {"process_vm_readv", SYS_process_vm_readv, -1},
+    {"process_vm_writev", SYS_process_vm_writev, -1},
+};
 
 struct strike {
 	enum kind kind;
 	unsigned long at; /* counted from 1 */
 	int what, is_done;
+	const char *action;
+	const struct call *only; /* NULL: all */
 	FILE *log;
 	pid_t pid, failing;
 	unsigned long calls;
@@ -54,8 +71,18 @@ static void set_info(pid_t tid, struct __ptrace_syscall_info *info)
 	}
 }
 
+static int is_counted(const struct strike *strike, const struct __ptrace_syscall_info *info)
+{
+	const struct call *only = strike->only;
+
+	return !only || ((long)info->entry.nr == only->nr &&
+			    (only->first < 0 || (long)info->entry.args[0] == only->first));
+}
+
 static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
+	if (!is_counted(strike, info))
+		return;
 	strike->calls++;
 	if (strike->log) {
 		fprintf(strike->log, "%lu %d %lld(%llx, %llx, %llx, %llx)\n", strike->calls,
@@ -71,6 +98,8 @@ static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_i
 		kill(strike->pid, SIGKILL);
 	if (strike->kind == SIGNAL)
 		kill(strike->pid, strike->what);
+	if (strike->kind == RUN && system(strike->action) < 0)
+		die(strike->action);
 	if (strike->kind == FAIL) {
 		info->entry.nr = (uint64_t)-1;
 		set_info(tid, info);
@@ -166,6 +195,15 @@ static pid_t spawn(char **command)
 	return pid;
 }
 
+static const struct call *find_call(const char *name)
+{
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		if (!strcmp(calls[i].name, name))
+			return &calls[i];
+	fprintf(stderr, "strike: %s is not in the table\n", name);
+	exit(125);
+}
+
 int main(int argc, char **argv)
 {
 	struct strike strike = {.kind = COUNT};
@@ -180,18 +218,25 @@ int main(int argc, char **argv)
 				die(argv[i]);
 			continue;
 		}
+		if (!strcmp(option, "only")) {
+			strike.only = find_call(argv[++i]);
+			continue;
+		}
 		strike.kind = !strcmp(option, "kill")     ? KILL
 			      : !strcmp(option, "late")   ? LATE
 			      : !strcmp(option, "signal") ? SIGNAL
+			      : !strcmp(option, "run")    ? RUN
 			      : !strcmp(option, "fail")   ? FAIL
 							  : COUNT;
 		strike.at = strtoul(argv[++i], NULL, 0);
-		if (strike.kind >= LATE && i + 1 < argc)
-			strike.what = atoi(argv[++i]);
+		if (strike.kind >= LATE && i + 1 < argc) {
+			strike.action = argv[++i];
+			strike.what = atoi(strike.action);
+		}
 	}
 	if (i >= argc) {
-		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO] "
-		      "[--log FILE] COMMAND...\n",
+		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | "
+		      "--run N ACTION] [--only CALL] [--log FILE] COMMAND...\n",
 		    stderr);
 		return 125;
 	}
