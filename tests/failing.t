@@ -51,6 +51,7 @@ sub why_bad_message
     return if $call->{nr} =~ /^(?:1|64)\(2,/;
     return "exit status $result->{status}, and it says nothing" if $result->{status} && $text eq '';
     return "it says '$text'" if $text !~ /\A(?:aio-restorer: \S[^\n]*[^\s:]\n(?:\S[^\n]*\n)*)*\z/ || $text =~ /Success|\(null\)|unknown error|[^\x20-\x7e\n]/i;
+    return "it says that a process has gone: '$text'" if !$call->{is_gone} && $text =~ /has exited|no process/;
     return;
 }
 
@@ -62,10 +63,10 @@ sub run_failing
     my ($case, @command) = @_;
     my $log = fresh('.calls');
     my $result = run_command($strike, '--log', $log, '--refuse', @$case, $TOOL, @command);
-    my %call = (text => "call $case->[0] is not made", nr => '');
+    my %call = (text => "call $case->[0] is not made", nr => '', is_gone => 0);
     if (slurp($log) =~ /^\d+ \d+ \d+ ((\d+)\(.*)\nfails with (\d+)$/m) {
         local $! = $3;
-        %call = (text => "call $case->[0], $1, fails: $!", nr => $1);
+        %call = (text => "call $case->[0], $1, fails: $!", nr => $1, is_gone => $!{ESRCH} || $!{ENOENT} || $!{ECHILD});
     }
     unlink $log;
     return ($result, \%call);
