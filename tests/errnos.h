@@ -27,7 +27,6 @@ static const struct fallible fallibles[] = {
     {SYS_writev, {ENOSPC, EIO, EINTR}},
     {SYS_pwrite64, {ENOSPC, EIO, EINTR}},
     {SYS_close, {EIO, EINTR}},
-    {SYS_newfstatat, {ENOMEM, EACCES, ENOENT}},
     {SYS_fstat, {ENOMEM}},
     {SYS_statx, {ENOMEM, EACCES, ENOENT}},
     {SYS_faccessat, {EACCES, ENOENT, ENOMEM, EIO}},
@@ -42,7 +41,7 @@ static const struct fallible fallibles[] = {
     {SYS_ftruncate, {EIO, EINTR, EPERM}},
     {SYS_fsync, {EIO, ENOSPC, EINTR}},
     {SYS_fdatasync, {EIO, ENOSPC, EINTR}},
-    {SYS_fcntl, {EACCES, EPERM}},
+    {SYS_fcntl, {EACCES, EPERM, EBUSY}},
     {SYS_ioctl, {EFAULT, EINVAL, ENOTTY}},
     {SYS_pipe2, {EMFILE, ENFILE}},
     {SYS_vmsplice, {EAGAIN, ENOMEM, EINVAL}},
@@ -94,6 +93,15 @@ static const struct fallible fallibles[] = {
     {SYS_vfork, {EAGAIN, ENOMEM}},
     {SYS_pause, {EINTR}},
     {SYS_readlink, {EACCES, EIO, ENOENT, ENOMEM}},
+#endif
+#ifdef SYS_newfstatat
+    {SYS_newfstatat, {ENOMEM, EACCES, ENOENT}},
+#endif
+#ifdef SYS_mmap2
+    {SYS_mmap2, {ENOMEM, EAGAIN, EEXIST, ENFILE, EPERM}},
+#endif
+#ifdef SYS_fcntl64
+    {SYS_fcntl64, {EACCES, EPERM, EBUSY}},
 #endif
 #ifdef SYS_rename
     {SYS_rename, {EACCES, ENOSPC, ENOMEM, EROFS}},
