@@ -76,10 +76,12 @@ sub run_failing
 # afterwards. Both may have more than one thing to say.
 sub refuse_each
 {
-    my ($name, $options, @command) = @_;
+    my ($name, $options, @words) = @_;
     return if $name !~ /$only/;
+    # (One that has been lost is another process afterwards.)
+    my $command = sub { return map { $_ eq 'PIDS' ? pids() : $_ } @words };
     my @wrong = $options->{before} ? $options->{before}->() : ();
-    my @errnos = calls_of(@command);
+    my @errnos = calls_of($command->());
     push @wrong, map { $_ // () } $options->{judge}->({ status => 0, err => '', out => '' }, 1);
     my @cases;
     # (Not each run makes as many.)
@@ -90,7 +92,7 @@ sub refuse_each
     my ($failed, $succeeded, $broke) = (0, 0, 0);
     for my $case (sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] } @cases) {
         my @why = $options->{before} ? $options->{before}->() : ();
-        my ($result, $call) = run_failing($case, @command);
+        my ($result, $call) = run_failing($case, $command->());
         push @why, map { $_ // () } why_bad_message($result, $call), $options->{judge}->($result, 0);
         $result->{status} ? $failed++ : $succeeded++;
         $broke++ if @why;
@@ -144,8 +146,8 @@ sub why_any_not_well
     my @wrong;
     for my $worker (@workers) {
         my $why = why_not_well($worker, $worker->{before}) // next;
-        push @wrong, "process $worker->{pid}: $why";
         end($worker);
+        push @wrong, "process $worker->{pid}: $why, status $?: " . slurp($worker->{errors});
         $worker = undef;
     }
     @workers = map { $_ // new_worker() } @workers;
@@ -197,23 +199,24 @@ sub test_stage_and_restore
     my %stage = (judge => \&judge_stage);
     my %restore = (before => \&stage_all, judge => \&judge_restore);
 
-    refuse_each("${prefix}stage", \%stage, 'stage', pids());
-    refuse_each("${prefix}restore", \%restore, 'restore', pids());
+    refuse_each("${prefix}stage", \%stage, 'stage', 'PIDS');
+    refuse_each("${prefix}restore", \%restore, 'restore', 'PIDS');
     return;
 }
 
 have_workers(1, '--rings', 3, '--threads', 3);
 test_stage_and_restore('');
-refuse_each('stage --room', { judge => \&judge_stage }, 'stage', '--room', 256, pids());
+refuse_each('stage --room', { judge => \&judge_stage }, 'stage', '--room', 256, 'PIDS');
 
 # ---- what does not touch it ----
 
-my @addresses = sort @{ $workers[0]->{rings} };
+sub addresses { return sort @{ $workers[0]->{rings} } }
 
 # All its rings, or an error.
 sub judge_list
 {
     my ($result, $is_trial) = @_;
+    my @addresses = addresses();
     my @listed = sort map { /^ring (0x\S+), live/mg, /"addr":"(0x[0-9a-f]+)","len":\d+,"state":"live"/g } $result->{out};
     my @wrong = why_any_not_well();
     push @wrong, "it lists @listed, not @addresses" if !$is_trial && !$result->{status} && "@listed" ne "@addresses";
@@ -232,14 +235,14 @@ sub judge_dump
     my $listed = () = run_tool('list', $core)->{out} =~ /^ring /mg;
 
     push @wrong, "there is @there" if "@there" ne ($result->{status} ? '' : $core);
-    push @wrong, "it has $listed rings" if !$result->{status} && $listed != @addresses;
+    push @wrong, "it has $listed rings" if !$result->{status} && $listed != @{ $workers[0]->{rings} };
     unlink @there;
     return @wrong;
 }
 
-refuse_each('list', { judge => \&judge_list }, 'list', pids());
-refuse_each('list --json', { judge => \&judge_list }, 'list', pids(), '--json');
-refuse_each('dump', { judge => \&judge_dump }, 'dump', pids(), '-o', $core);
+refuse_each('list', { judge => \&judge_list }, 'list', 'PIDS');
+refuse_each('list --json', { judge => \&judge_list }, 'list', 'PIDS', '--json');
+refuse_each('dump', { judge => \&judge_dump }, 'dump', 'PIDS', '-o', $core);
 
 run_tool('dump', pids(), '-o', $core);
 
@@ -274,13 +277,13 @@ refuse_each('check of a core', { judge => \&nothing_is_left }, 'check', $core);
 # ---- other processes ----
 
 have_workers(1, '--rings', 3, '--threads', 3, '--by-call');
-refuse_each('restore --compact', { before => \&stage_all, judge => \&judge_restore }, 'restore', '--compact', pids());
+refuse_each('restore --compact', { before => \&stage_all, judge => \&judge_restore }, 'restore', '--compact', 'PIDS');
 have_workers(1, '--rings', 2, '--threads', 2, '--state', 'filter');
 test_stage_and_restore('under a filter: ');
 have_workers(2, '--rings', 2, '--threads', 2);
 test_stage_and_restore('two processes: ');
 have_workers(1, '--rings', 2, '--heir', 'idle');
-refuse_each('with an heir: stage', { judge => \&judge_stage }, 'stage', pids());
+refuse_each('with an heir: stage', { judge => \&judge_stage }, 'stage', 'PIDS');
 done_with_workers();
 
 note("said $said{$_} times: $_") for sort keys %said;
