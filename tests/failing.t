@@ -10,6 +10,7 @@ use strict;
 use warnings;
 use lib 'tests';
 use Cli;
+use File::Spec::Functions qw(rel2abs);
 use List::Util qw(shuffle);
 use Test::More;
 use Time::HiRes qw(time);
@@ -22,14 +23,22 @@ srand $seed;
 my $strike = "$BUILD/tests/strike";
 
 # What comes before the tool has looked at anything is the dynamic linker's.
-my $first = () = calls_of('--version');
+my $first = () = calls_of(0, '--version');
+
+# The command, with the call that is to fail: one of the tool's, or (is_inside) one that its process makes for it.
+sub failing
+{
+    my ($is_inside, $log, $case, @command) = @_;
+    return ('env', "REFUSE_INSIDE=@{ $case // [ 0, 0 ] } $log", 'LD_PRELOAD=' . rel2abs("$BUILD/tests/refuse-inside.so"), $TOOL, @command) if $is_inside;
+    return ($strike, '--log', $log, $case ? ('--refuse', @$case) : (), $TOOL, @command);
+}
 
 # How many errors each call can have.
 sub calls_of
 {
-    my @command = @_;
+    my ($is_inside, @command) = @_;
     my $log = fresh('.calls');
-    run_command($strike, '--log', $log, $TOOL, @command);
+    run_command(failing($is_inside, $log, undef, @command));
     my @errnos = slurp($log) =~ /^\d+ \d+ (\d+) /mg;
     unlink $log;
     return @errnos;
@@ -60,9 +69,9 @@ sub why_bad_message
 # The tool with one call that fails; what it ends with, and which call that was.
 sub run_failing
 {
-    my ($case, @command) = @_;
+    my ($is_inside, $case, @command) = @_;
     my $log = fresh('.calls');
-    my $result = run_command($strike, '--log', $log, '--refuse', @$case, $TOOL, @command);
+    my $result = run_command(failing($is_inside, $log, $case, @command));
     my %call = (text => "call $case->[0] is not made", nr => '', is_gone => 0);
     if (slurp($log) =~ /^\d+ \d+ \d+ ((\d+)\(.*)\nfails with (\d+)$/m) {
         local $! = $3;
@@ -81,18 +90,18 @@ sub refuse_each
     # (One that has been lost is another process afterwards.)
     my $command = sub { return map { $_ eq 'PIDS' ? pids() : $_ } @words };
     my @wrong = $options->{before} ? $options->{before}->() : ();
-    my @errnos = calls_of($command->());
+    my @errnos = calls_of($options->{is_inside}, $command->());
     push @wrong, map { $_ // () } $options->{judge}->({ status => 0, err => '', out => '' }, 1);
     my @cases;
     # (Not each run makes as many.)
-    for my $n ($first .. @errnos) {
+    for my $n (($options->{is_inside} ? 1 : $first) .. @errnos) {
         push @cases, map { [ $n, $_ ] } 0 .. $errnos[ $n - 1 ] - 1;
     }
     @cases = (shuffle @cases)[0 .. $faults - 1] if $faults ne 'all' && $faults < @cases;
     my ($failed, $succeeded, $broke) = (0, 0, 0);
     for my $case (sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] } @cases) {
         my @why = $options->{before} ? $options->{before}->() : ();
-        my ($result, $call) = run_failing($case, $command->());
+        my ($result, $call) = run_failing($options->{is_inside}, $case, $command->());
         push @why, map { $_ // () } why_bad_message($result, $call), $options->{judge}->($result, 0);
         $result->{status} ? $failed++ : $succeeded++;
         $broke++ if @why;
@@ -183,11 +192,26 @@ sub judge_stage
     return (@wrong, restore_all(), why_any_not_well());
 }
 
+# A poll that is said to be lost ends so, which a worker does not put up with.
+sub judge_loss
+{
+    my @wrong;
+    for my $worker (@workers) {
+        wait_until(sub { has_ended($worker->{pid}) }, 30);
+        my $said = slurp($worker->{errors});
+        push @wrong, "process $worker->{pid}, which has lost a poll: $said" if $said !~ /a poll that ends before .* res 32\)/;
+        end($worker);
+        $worker = new_worker();
+    }
+    return @wrong;
+}
+
 # It is restored, or stays parked and can be.
 sub judge_restore
 {
     my ($result, $is_trial) = @_;
     my @wrong;
+    return judge_loss() if $result->{err} =~ /the poll of iocb \S+ is lost/;
     push @wrong, 'it is not restored' if !$result->{status} && grep { is_staged($_) } pids();
     push @wrong, 'it does not say how to go on' if $result->{status} == 3 && $result->{err} !~ /`aio-restorer restore \d+/;
     return (@wrong, restore_all(), why_any_not_well());
@@ -207,6 +231,14 @@ sub test_stage_and_restore
 have_workers(1, '--rings', 3, '--threads', 3);
 test_stage_and_restore('');
 refuse_each('stage --room', { judge => \&judge_stage }, 'stage', '--room', 256, 'PIDS');
+
+SKIP: {
+    skip 'a sanitizer must be loaded first', 3 if $SAN;
+    my %inside = (is_inside => 1);
+    refuse_each('inside: stage', { %inside, judge => \&judge_stage }, 'stage', 'PIDS');
+    refuse_each('inside: stage --room', { %inside, judge => \&judge_stage }, 'stage', '--room', 256, 'PIDS');
+    refuse_each('inside: restore', { %inside, before => \&stage_all, judge => \&judge_restore }, 'restore', 'PIDS');
+}
 
 # ---- what does not touch it ----
 
@@ -277,6 +309,7 @@ refuse_each('check of a core', { judge => \&nothing_is_left }, 'check', $core);
 # ---- other processes ----
 
 have_workers(1, '--rings', 3, '--threads', 3, '--by-call');
+refuse_each('inside: restore --compact', { is_inside => 1, before => \&stage_all, judge => \&judge_restore }, 'restore', '--compact', 'PIDS') if !$SAN;
 refuse_each('restore --compact', { before => \&stage_all, judge => \&judge_restore }, 'restore', '--compact', 'PIDS');
 have_workers(1, '--rings', 2, '--threads', 2, '--state', 'filter');
 test_stage_and_restore('under a filter: ');
