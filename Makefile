@@ -6,6 +6,8 @@
 #   make check      installs what the tests need, builds, runs them all (SAN=1: host side under ASan and UBSan)
 #   make check-qemu a part of it: Debian's kernels under QEMU (KERNELS='6.1 6.12' ARCHES=aarch64: some of them)
 #   make check-criu a part of it: checkpoints made by CRIU, with the plugin and without
+#   make faults     a part of it, whole: at each of its system calls the tool is killed, or the call fails in each way that
+#                   it can (make check: at some of them)
 #   make demo       the whole thing, shown
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
@@ -92,7 +94,7 @@ CLI_OBJS := loader/main.o loader/show.o $(IMAGE_OBJS)
 CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
 PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
 
-.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu criu run-tests soak soak-qemu demo bench format clean
+.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
@@ -227,6 +229,10 @@ check-criu: setup-check
 	$(Q)$(MAKE) --no-print-directory criu
 	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)tests/harness.pl $(CRIU_TESTS)
+
+faults: setup-check
+	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
+	$(Q)FAULTS=all tests/harness.pl $(FAULT_TESTS)
 
 # CRIU as Debian's newest release has it, with the header for plugins, leads to a cache like the guests' libraries.
 criu:

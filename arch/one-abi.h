@@ -151,7 +151,7 @@ static inline int arch_last_call(pid_t tid, const arch_regs *regs, size_t len)
 	if (len != sizeof(*regs))
 		return -1;
 	errno = 0;
-	word = ptrace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - ARCH_CALL_BYTES), 0);
+	word = aior_trace(PTRACE_PEEKTEXT, tid, (void *)(regs->pc - ARCH_CALL_BYTES), 0);
 	return !errno && (uint32_t)word == CALL ? (int)regs->REG_NUMBER : -1;
 }
 

@@ -486,7 +486,7 @@ static ssize_t read_task(pid_t tid, void *to, uint64_t addr, size_t len)
 {
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
 
-	return process_vm_readv(tid, &local, 1, &remote, 1, 0);
+	return aior_read_pieces(tid, &local, 1, &remote, 1);
 }
 
 static int read_table(const struct search *search, struct aior_capsule *capsule)
@@ -536,7 +536,7 @@ static void look(struct search *search)
 	while (i < search->batched && !search->err) {
 		size_t left = search->batched - i;
 		struct iovec local = {&magic[i], left * sizeof(magic[0])};
-		ssize_t n = process_vm_readv(search->tid, &local, 1, &remote[i], left, 0);
+		ssize_t n = aior_read_pieces(search->tid, &local, 1, &remote[i], left);
 		size_t end = i + (n < 0 ? 0 : (size_t)n / sizeof(magic[0]));
 
 		if (n < 0 && errno != EFAULT)

@@ -27,8 +27,8 @@ static int take_signal(struct aior_tracee *thread)
 	int status;
 
 	while (thread->signal) {
-		ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-		ptrace(PTRACE_CONT, thread->tid, 0, thread->signal);
+		aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+		aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal);
 		thread->signal = 0;
 		if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS) !=
 		    1) {
@@ -67,7 +67,7 @@ static int is_at_call(const struct aior_tracee *thread)
 	long word;
 
 	errno = 0;
-	word = ptrace(PTRACE_PEEKTEXT, thread->tid,
+	word = aior_trace(PTRACE_PEEKTEXT, thread->tid,
 	    (void *)(uintptr_t)arch_pc(&thread->regs, thread->regs_len), 0);
 	memcpy(code, &word, sizeof(word));
 	return !errno && !arch_find_call(code, sizeof(code), 0, thread->regs_len);
@@ -80,7 +80,7 @@ static int go_to_call(const struct aior_tracee *thread)
 	int status, signal = 0;
 
 	do {
-		ptrace(PTRACE_SYSCALL, thread->tid, 0, signal);
+		aior_trace(PTRACE_SYSCALL, thread->tid, 0, signal);
 		if (aior_wait_stop(thread->tid, &status, end) != 1)
 			return -1;
 		signal = aior_signal_in_hand(status);
@@ -185,7 +185,7 @@ static void abort_sequence(struct aior_tracee *thread)
 	} sequence;
 	uint64_t addr;
 
-	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(rseq), &rseq) <
+	if (aior_trace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(rseq), &rseq) <
 		(long)sizeof(rseq) ||
 	    !rseq.rseq_abi_pointer ||
 	    aior_read_memory(
@@ -228,7 +228,7 @@ static int is_in_signal_stop(pid_t tid)
 	siginfo_t info;
 
 	/* Of a group-stop there is none; an event is behind the low byte; a signal of kill(2) has a code below 0. */
-	if (ptrace(PTRACE_GETSIGINFO, tid, 0, &info) || info.si_code >> 8 > 0)
+	if (aior_trace(PTRACE_GETSIGINFO, tid, 0, &info) || info.si_code >> 8 > 0)
 		return 0;
 	/* At a system call: ptrace(2), PTRACE_O_TRACESYSGOOD. */
 	return info.si_signo != SIGTRAP || (info.si_code & ~0x80) != SIGTRAP;
@@ -287,13 +287,13 @@ static int adopt_task(pid_t tid, void *data)
 		options |= PTRACE_O_SUSPEND_SECCOMP;
 	if (!aior_mend_wait(thread, stopped->calls))
 		find_taken(thread, stopped->calls);
-	return ptrace(PTRACE_SETOPTIONS, tid, 0, options) ? -1 : 0;
+	return aior_trace(PTRACE_SETOPTIONS, tid, 0, options) ? -1 : 0;
 }
 
 static void give_options_back(const struct aior_stopped *stopped)
 {
 	for (size_t i = 0; i < stopped->count; i++)
-		ptrace(PTRACE_SETOPTIONS, stopped->threads[i].tid, 0, stopped->options);
+		aior_trace(PTRACE_SETOPTIONS, stopped->threads[i].tid, 0, stopped->options);
 }
 
 static void free_stopped(struct aior_stopped *stopped)
@@ -342,9 +342,9 @@ void aior_leave_call(const struct aior_tracee *thread)
 	int status;
 
 	/* What has been attached to, and not seized, cannot be interrupted. */
-	if (ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0) && errno == EIO)
+	if (aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0) && errno == EIO)
 		syscall(SYS_tkill, thread->tid, SIGSTOP);
-	if (!ptrace(PTRACE_CONT, thread->tid, 0, 0))
+	if (!aior_trace(PTRACE_CONT, thread->tid, 0, 0))
 		aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS);
 }
 
@@ -415,7 +415,7 @@ void aior_release(struct aior_stopped *stopped)
 		}
 		aior_put_back(thread);
 		meet_signal_in_call(thread);
-		ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
+		aior_trace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 	}
 	free(stopped->threads);
 	free(stopped);

@@ -319,7 +319,7 @@ static int write_ring(const struct aior_growth *growth, size_t i)
 	remote[0] =
 	    (struct iovec){(void *)(uintptr_t)(record->addr + AIO_RING_HEADER), local[0].iov_len};
 	remote[1] = (struct iovec){(void *)(uintptr_t)record->addr, AIO_RING_HEADER};
-	if (process_vm_writev(task, local, 2, remote, 2, 0) < 0)
+	if (aior_write_pieces(task, local, 2, remote, 2) < 0)
 		return -1;
 	record->len = ring->len;
 	return 0;

@@ -256,7 +256,7 @@ static int next_call_stop(const struct aior_injection *injection)
 	int status, signal = 0;
 
 	do {
-		if (ptrace(PTRACE_SYSCALL, injection->thread->tid, 0, signal) ||
+		if (aior_trace(PTRACE_SYSCALL, injection->thread->tid, 0, signal) ||
 		    aior_wait_stop(injection->thread->tid, &status, UINT64_MAX) != 1)
 			return -1;
 		/* All signals are blocked, but for one that stops the process, by and by. */
@@ -303,8 +303,10 @@ static int64_t map(
 static int64_t unmap(struct aior_injection *injection, uint64_t addr, uint64_t len)
 {
 	const uint64_t args[6] = {addr, len};
+	int64_t err = aior_inject_call(injection, injection->calls->munmap, args);
 
-	return aior_inject_call(injection, injection->calls->munmap, args);
+	/* Nothing of ours may stay behind: what it lacked may be there by now. */
+	return err ? aior_inject_call(injection, injection->calls->munmap, args) : 0;
 }
 
 /* ---- mapping ---- */
@@ -332,7 +334,7 @@ static int write_code(const struct aior_injection *injection)
 		long word = 0;
 
 		memcpy(&word, code + at, left < sizeof(word) ? left : sizeof(word));
-		if (ptrace(PTRACE_POKETEXT, tid, (void *)(uintptr_t)(injection->code + at),
+		if (aior_trace(PTRACE_POKETEXT, tid, (void *)(uintptr_t)(injection->code + at),
 			(void *)word))
 			return -1;
 	}
@@ -508,14 +510,14 @@ int aior_inject_start(struct aior_injection *injection, const struct aior_args *
 	    aior_write_memory(thread->tid, sp, stacked, sizeof(stacked)))
 		return -1;
 	if (injection->traces_helpers &&
-	    ptrace(PTRACE_SETOPTIONS, thread->tid, 0, injection->options | PTRACE_O_TRACECLONE))
+	    aior_trace(PTRACE_SETOPTIONS, thread->tid, 0, injection->options | PTRACE_O_TRACECLONE))
 		return -1;
 	arch_set_plain(&regs, len);
 	arch_set_pc(&regs, len, injection->code + injection->blob->jump);
 	arch_set_sp(&regs, len, sp);
 	arch_set_argument(&regs, len, at);
 	if (aior_set_regs(thread->tid, &regs, len) || aior_set_mask(thread->tid, ~0ull) ||
-	    ptrace(PTRACE_CONT, thread->tid, 0, 0))
+	    aior_trace(PTRACE_CONT, thread->tid, 0, 0))
 		return -1;
 	return 0;
 }
@@ -537,7 +539,7 @@ static void add_helper(struct aior_injection *injection)
 	unsigned long pid;
 	pid_t *larger;
 
-	if (ptrace(PTRACE_GETEVENTMSG, injection->thread->tid, 0, &pid))
+	if (aior_trace(PTRACE_GETEVENTMSG, injection->thread->tid, 0, &pid))
 		return;
 	if (injection->helper_count == injection->helper_room) {
 		size_t room = injection->helper_room ? 2 * injection->helper_room : 64;
@@ -559,10 +561,10 @@ static void look_at_helpers(struct aior_injection *injection)
 	while (i < injection->helper_count) {
 		pid_t pid = injection->helpers[i];
 		int status;
-		pid_t got = waitpid(pid, &status, __WALL | WNOHANG);
+		pid_t got = aior_wait_now(pid, &status);
 
 		if (got == pid && WIFSTOPPED(status))
-			ptrace(PTRACE_CONT, pid, 0, 0);
+			aior_trace(PTRACE_CONT, pid, 0, 0);
 		else if (got)
 			injection->helpers[i--] = injection->helpers[--injection->helper_count];
 		i++;
@@ -576,14 +578,14 @@ static int look_at_stop(struct aior_injection *injection)
 	int status;
 
 	look_at_helpers(injection);
-	pid = waitpid(tid, &status, __WALL | WNOHANG);
+	pid = aior_wait_now(tid, &status);
 	if (pid != tid)
 		return pid < 0 && errno != EINTR ? -1 : 0;
 	if (!WIFSTOPPED(status))
 		return -1;
 	if (status >> 16 == PTRACE_EVENT_CLONE)
 		add_helper(injection);
-	ptrace(PTRACE_CONT, tid, 0,
+	aior_trace(PTRACE_CONT, tid, 0,
 	    status >> 16 || WSTOPSIG(status) == (SIGTRAP | 0x80) ? 0 : WSTOPSIG(status));
 	return 0;
 }
@@ -609,6 +611,6 @@ int aior_inject_wait(struct aior_injection *injection, const struct aior_options
 			nap.tv_nsec = 2 * NS_PER_MS;
 		nanosleep(&nap, NULL);
 	}
-	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+	aior_trace(PTRACE_INTERRUPT, tid, 0, 0);
 	return aior_wait_stop(tid, &status, now + 10000 * NS_PER_MS) == 1 ? 0 : ESRCH;
 }

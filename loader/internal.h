@@ -8,6 +8,7 @@
 #include "restorer.h"
 #include "ring.h"
 
+#include <sys/uio.h>
 #include <time.h>
 
 /* error.c */
@@ -59,7 +60,7 @@ struct aior_process {
 int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error *error);
 /* Says why a process cannot be looked at, by the errno of having tried. Returns -1. */
 int aior_not_allowed(const struct aior_process *process, int err, struct aior_error *error);
-/* Whether a thread has exited, though it may still be listed. */
+/* Whether a thread has exited, though it may still be listed. (If that cannot be told, it has not.) */
 int aior_task_has_exited(pid_t task);
 /* Whether a signal has stopped it, which shows as a trap when it is traced: it is on its way back to its program. */
 int aior_task_is_stopped(pid_t task);
@@ -73,13 +74,30 @@ int aior_mappings(const struct aior_process *process, struct aior_mapping **mapp
  */
 int aior_each_mapping(
     pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data);
+/*
+ * ptrace(2), process_vm_readv(2), process_vm_writev(2), and wait4(2) that does not wait. Each of them may fail for
+ * want of memory, or since a signal has come; and what it says then must not be taken for the end of a thread that is
+ * still there. So what fails is tried once more. What is made again has done nothing the first time.
+ */
+#define aior_trace(request, tid, addr, data)                                                       \
+	aior_do_trace(request, tid, (uintptr_t)(addr), (uintptr_t)(data))
+long aior_do_trace(int request, pid_t tid, uintptr_t addr, uintptr_t data);
+ssize_t aior_read_pieces(pid_t tid, const struct iovec *local, size_t local_count,
+    const struct iovec *remote, size_t remote_count);
+ssize_t aior_write_pieces(pid_t tid, const struct iovec *local, size_t local_count,
+    const struct iovec *remote, size_t remote_count);
+pid_t aior_wait_now(pid_t tid, int *status);
+
 /* Reads and writes memory of a thread's process; -1 with errno. */
 int aior_read_memory(pid_t tid, uint64_t addr, void *to, size_t len);
 int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len);
 
 /* Its pagemap (see proc_pid_pagemap(5)): a descriptor, or -1 with errno. */
 int aior_open_pagemap(pid_t task);
-/* Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. */
+/*
+ * Calls `visit` for each thread, or (pid 0) each process; stops when it returns non-zero. Returns that, or -1 with
+ * errno if not all can be listed.
+ */
 int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data);
 /* The architecture of the program that it runs; 0: one that is not known. */
 uint32_t aior_process_arch(const struct aior_process *process);
@@ -94,7 +112,7 @@ int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc);
 int aior_last_cpu(pid_t task);
 /* Whether it is one of the kernel's own in the program's guise (io_uring's workers): it runs no program. */
 int aior_is_worker(pid_t task);
-/* A number that /proc/TID/status has behind `key`; 0 if it has none. */
+/* A number that /proc/TID/status has behind `key`; 0 if it has none; -1 with errno if it cannot be read. */
 long aior_status_number(pid_t tid, const char *key);
 int aior_read_number(const char *path, uint64_t *number);
 /* The pid that was given last, to whatever process or thread; 0: not known. */
@@ -190,12 +208,14 @@ int aior_check_process(const struct aior_process *process, struct aior_error *er
 int aior_check_alone(const struct aior_process *process, struct aior_error *error);
 /*
  * Calls `visit` for each other process that runs the same program and maps a ring that `mappings` have, too;
- * `is_older`: it may be the one whose ring it is.
+ * `is_older`: it may be the one whose ring it is. Returns -1 with errno if not all processes can be listed.
  */
-void aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
+int aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
     size_t count,
     void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data),
     void *data);
+/* Says so, by errno. Returns -1. */
+int aior_cannot_list(const struct aior_process *process, struct aior_error *error);
 /* Whether it maps one, its own or a relative's. */
 int aior_has_rings(const struct aior_process *process);
 /* Whether the mapping behind this one goes on with the same ring. */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "journal.h"
+#include "others.h"
 
 #define MAGIC "AIORJRN2"
 
@@ -91,9 +92,12 @@ void aior_journal_remove(const struct aior_process *process)
 	char name[64];
 
 	if (folder < 0)
+		folder = open_folder(0);
+	if (folder < 0)
 		return;
 	name_journal(process, name);
-	unlinkat(folder, name, 0);
+	if (unlinkat(folder, name, 0) && errno != ENOENT)
+		unlinkat(folder, name, 0);
 	close(folder);
 }
 
@@ -172,6 +176,18 @@ static int is_capsule_needed(const struct aior_injection *injection, const struc
 	       !aior_read_memory(injection->thread->tid, at, &table, sizeof(table)) &&
 	       !memcmp(table.magic, AIOR_TABLE_MAGIC, sizeof(table.magic)) &&
 	       table.state != AIOR_TABLE_PREPARED;
+}
+
+/* One that could not be removed when the capsule took its place: the threads sleep in what it says is mapped. */
+static int is_outdated(const struct aior_tracee *thread, const struct journal *journal)
+{
+	struct aior_table table;
+	uint64_t at = journal->area + (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return journal->is_for_staging &&
+	       !aior_read_memory(thread->tid, at, &table, sizeof(table)) &&
+	       !memcmp(table.magic, AIOR_TABLE_MAGIC, sizeof(table.magic)) &&
+	       table.state != AIOR_TABLE_PREPARED && table.thread_count;
 }
 
 /* Whether it is in a blob's code that is not where such a thread sleeps. */
@@ -269,6 +285,11 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 			    (int)process->pid);
 		aior_nap(NS_PER_MS);
 	} while (1);
+	if (thread && is_outdated(thread, &journal)) {
+		aior_leave_parked(stopped);
+		aior_journal_remove(process);
+		return 0;
+	}
 	if (thread)
 		finish(process, stopped, thread, &journal);
 	aior_journal_remove(process);

@@ -21,10 +21,11 @@ static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
 	uint64_t done = 0;
 
 	while (done < len) {
-		ssize_t n = pread(mem, (char *)to + done, len - done, (off_t)(addr + done));
+		off_t at = (off_t)(addr + done);
+		ssize_t n = pread(mem, (char *)to + done, len - done, at);
 
-		if (n < 0 && errno == EINTR)
-			continue;
+		if (n < 0) /* once more, like all that internal.h has for that */
+			n = pread(mem, (char *)to + done, len - done, at);
 		if (n <= 0) {
 			if (!n)
 				errno = EIO;
@@ -179,14 +180,16 @@ static int visit_relative(pid_t pid, void *data)
 	return 0;
 }
 
-void aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
+int aior_each_relative(const struct aior_process *process, const struct aior_mapping *mappings,
     size_t count,
     void (*visit)(pid_t pid, int is_older, const struct aior_mapping *ring, void *data), void *data)
 {
 	struct relative_search search = {process, mappings, count, visit, data, {0}};
 
-	if (!stat_exe(process->task, &search.exe))
-		aior_each_task(0, visit_relative, &search);
+	/* (The kernel's threads have no program, and one that has exited none any more.) */
+	if (stat_exe(process->task, &search.exe) && stat_exe(process->task, &search.exe))
+		return errno == ENOENT || errno == EACCES ? 0 : -1;
+	return aior_each_task(0, visit_relative, &search);
 }
 
 /* The rings that an older process maps too: fork gave them to this one. */
@@ -198,6 +201,13 @@ static void mark_inherited(pid_t pid, int is_older, const struct aior_mapping *m
 	for (size_t i = 0; is_older && i < image->ring_count; i++)
 		if (image->rings[i].addr == mapping->start)
 			image->rings[i].state = AIOR_INHERITED;
+}
+
+int aior_cannot_list(const struct aior_process *process, struct aior_error *error)
+{
+	return aior_fail(error, errno, "open",
+	    "whose rings process %d has cannot be told, since not all processes can be listed: %s",
+	    (int)process->pid, aior_errno_text(errno));
 }
 
 int aior_read_rings(
@@ -243,8 +253,9 @@ int aior_read_rings(
 		else
 			ret = read_ring(mem, &mappings[i], parts, image, error);
 	}
-	if (!ret && image->ring_count)
-		aior_each_relative(process, mappings, count, mark_inherited, image);
+	if (!ret && image->ring_count &&
+	    aior_each_relative(process, mappings, count, mark_inherited, image))
+		ret = aior_cannot_list(process, error);
 	close(mem);
 	free(mappings);
 	return ret;
@@ -377,8 +388,11 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 
 		if (!thread)
 			return -1;
-		if (aior_stopped_thread(stopped, i, thread))
+		if (aior_stopped_thread(stopped, i, thread)) {
+			if (errno == ENOMEM)
+				return -1;
 			image->thread_count--;
+		}
 	}
 	return 0;
 }
@@ -388,9 +402,7 @@ int aior_check_alone(const struct aior_process *process, struct aior_error *erro
 	struct sharer_search search = {.pid = process->pid, .task = process->task};
 
 	if (aior_each_task(0, find_sharer, &search) < 0)
-		return aior_fail(error, errno, "open",
-		    "the processes cannot be listed: %s (it takes /proc, and a free descriptor)",
-		    aior_errno_text(errno));
+		return aior_cannot_list(process, error);
 	if (search.sharer)
 		return aior_fail(error, EINVAL, "open",
 		    "process %d shares its memory with process %d: its rings are not its alone",

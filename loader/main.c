@@ -222,8 +222,10 @@ static int try_tracing(void)
 		return errno;
 	if (ptrace(PTRACE_SEIZE, child, 0, 0))
 		err = errno;
-	kill(child, SIGKILL);
-	waitpid(child, NULL, __WALL);
+	if (kill(child, SIGKILL))
+		kill(child, SIGKILL);
+	while (waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
+		;
 	return err;
 }
 
@@ -337,6 +339,22 @@ static int parse_pids(const struct options *options, pid_t *pids)
 	return 0;
 }
 
+/* It has been done, but nobody has been told; who does not know has to know what is parked now. */
+static int not_told(const struct aior_outcome *outcomes, size_t count)
+{
+	size_t parked = 0;
+
+	fprintf(stderr, "aio-restorer: standard output cannot be written: %s; all is done",
+	    strerror(errno));
+	for (size_t i = 0; i < count; i++)
+		if (outcomes[i].is_staged)
+			fprintf(stderr, "%s %d",
+			    parked++ ? "" : ", and stays parked: go on with `aio-restorer restore",
+			    (int)outcomes[i].pid);
+	fprintf(stderr, parked ? "`\n" : "\n");
+	return parked ? NOT_FINISHED : FAILED;
+}
+
 /* Both of them. What is done is told of each process, though another one may have failed. */
 static int run_on_others(const struct options *options,
     int (*operation)(const pid_t *pids, size_t count, const struct aior_options *options,
@@ -377,8 +395,11 @@ static int run_on_others(const struct options *options,
 		if (!options->json && (outcomes[i].was_so || outcomes[i].finish_ns))
 			show(ret ? stderr : stdout, &outcomes[i], options->verbose);
 		show_warnings(stderr, &outcomes[i]);
-		aior_outcome_free(&outcomes[i]);
 	}
+	if (!ret && (fflush(stdout) || ferror(stdout)))
+		ret = not_told(outcomes, count);
+	for (size_t i = 0; i < count; i++)
+		aior_outcome_free(&outcomes[i]);
 	free(outcomes);
 	free(pids);
 	return ret;

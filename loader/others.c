@@ -241,7 +241,7 @@ void aior_leave_parked(struct aior_stopped *stopped)
 		stopped->has_filter |= has_filter(&stopped->threads[i]);
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
-			ptrace(stopped->has_filter ? PTRACE_CONT : PTRACE_DETACH,
+			aior_trace(stopped->has_filter ? PTRACE_CONT : PTRACE_DETACH,
 			    stopped->threads[i].tid, 0, 0);
 	for (size_t i = 0; stopped->has_filter && i < stopped->count; i++)
 		while (stopped->threads[i].is_stopped && !is_asleep(stopped->threads[i].tid) &&

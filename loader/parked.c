@@ -329,7 +329,7 @@ static int put_events_back(
 	    ring, sizeof(*ring));
 	if (record_at)
 		add_piece(&pieces, record_at, record, sizeof(*record));
-	n = process_vm_writev(task, pieces.local, pieces.count, pieces.remote, pieces.count, 0);
+	n = aior_write_pieces(task, pieces.local, pieces.count, pieces.remote, pieces.count);
 	free(slots);
 	return n < 0 ? -1 : 0;
 }

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -26,16 +28,71 @@ struct task_stat {
 	uint64_t start_time, stack;
 };
 
+/* ---- what is tried twice: see internal.h ---- */
+
+long aior_do_trace(int request, pid_t tid, uintptr_t addr, uintptr_t data)
+{
+	long ret;
+
+	/* PTRACE_PEEKTEXT returns what it has read. */
+	for (int i = 0; i < 2; i++) {
+		errno = 0;
+		ret = ptrace((enum __ptrace_request)request, tid, addr, data);
+		if (ret != -1 || !errno)
+			break;
+	}
+	return ret;
+}
+
+ssize_t aior_read_pieces(pid_t tid, const struct iovec *local, size_t local_count,
+    const struct iovec *remote, size_t remote_count)
+{
+	ssize_t n = process_vm_readv(tid, local, local_count, remote, remote_count, 0);
+
+	return n >= 0 ? n : process_vm_readv(tid, local, local_count, remote, remote_count, 0);
+}
+
+ssize_t aior_write_pieces(pid_t tid, const struct iovec *local, size_t local_count,
+    const struct iovec *remote, size_t remote_count)
+{
+	ssize_t n = process_vm_writev(tid, local, local_count, remote, remote_count, 0);
+
+	return n >= 0 ? n : process_vm_writev(tid, local, local_count, remote, remote_count, 0);
+}
+
+pid_t aior_wait_now(pid_t tid, int *status)
+{
+	pid_t pid = waitpid(tid, status, __WALL | WNOHANG);
+
+	return pid >= 0 ? pid : waitpid(tid, status, __WALL | WNOHANG);
+}
+
+static int open_to_read(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd >= 0 ? fd : open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static ssize_t read_some(int fd, void *to, size_t len)
+{
+	ssize_t n = read(fd, to, len);
+
+	return n >= 0 ? n : read(fd, to, len);
+}
+
 /* The first bytes of a file of /proc, as a string. Returns -1 with errno. */
 static int read_text(char *text, size_t size, const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open_to_read(path), err;
 	ssize_t n;
 
 	if (fd < 0)
 		return -1;
-	n = read(fd, text, size - 1);
+	n = read_some(fd, text, size - 1);
+	err = errno;
 	close(fd);
+	errno = err;
 	if (n < 0)
 		return -1;
 	text[n] = '\0';
@@ -84,7 +141,7 @@ long aior_status_number(pid_t task, const char *key)
 
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)task);
 	if (read_text(text, sizeof(text), path))
-		return 0;
+		return -1;
 	at = strstr(text, key);
 	return at ? strtol(at + strlen(key), NULL, 10) : 0;
 }
@@ -132,32 +189,31 @@ static int find_live_task(pid_t task, void *data)
 int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error *error)
 {
 	struct task_stat stat;
-	long leader;
+	long leader, tracer;
 
 	memset(process, 0, sizeof(*process));
-	errno = ESRCH;
-	if (pid <= 0 || read_stat(pid, &stat)) {
-		if (is_gone(errno))
-			return aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid);
-		return aior_fail(error, errno, "open", "process %d cannot be looked at: %s",
-		    (int)pid, aior_errno_text(errno));
-	}
+	process->pid = pid;
+	if (pid <= 0 || read_stat(pid, &stat))
+		return pid <= 0 || is_gone(errno)
+			   ? aior_fail(error, ESRCH, "open", "there is no process %d", (int)pid)
+			   : aior_not_allowed(process, errno, error);
 	leader = aior_status_number(pid, "\nTgid:");
-	if (leader && leader != pid)
+	if (leader > 0 && leader != pid)
 		return aior_fail(error, ESRCH, "open", "%d is a thread of process %ld: name that",
 		    (int)pid, leader);
-	process->pid = pid;
 	process->task = pid;
 	process->parent = stat.parent;
 	process->start_time = stat.start_time;
 	process->stack = stat.stack;
-	process->tracer = (pid_t)aior_status_number(pid, "\nTracerPid:");
+	tracer = aior_status_number(pid, "\nTracerPid:");
+	process->tracer = tracer > 0 ? (pid_t)tracer : 0;
 	process->is_kernel_thread = !!(stat.flags & PF_KTHREAD);
 	if (!has_exited(stat.state))
 		return 0;
 	/* The leader has exited; its process goes on if another thread has not. */
 	process->task = 0;
-	aior_each_task(pid, find_live_task, &process->task);
+	if (aior_each_task(pid, find_live_task, &process->task) < 0)
+		return aior_not_allowed(process, errno, error);
 	if (!process->task)
 		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)pid);
 	if (!read_stat(process->task, &stat))
@@ -169,18 +225,28 @@ int aior_each_task(pid_t pid, int (*visit)(pid_t task, void *data), void *data)
 {
 	struct dirent *entry;
 	char path[64];
-	int ret = 0;
+	int ret = 0, err = 0;
 	DIR *dir;
 
 	snprintf(path, sizeof(path), pid ? "/proc/%d/task" : "/proc", (int)pid);
 	dir = opendir(path);
 	if (!dir)
+		dir = opendir(path);
+	if (!dir)
 		return -1;
-	while (!ret && (entry = readdir(dir)))
+	while (!ret) {
+		errno = 0;
+		entry = readdir(dir);
+		err = errno;
+		if (!entry)
+			break;
 		if (isdigit((unsigned char)entry->d_name[0]))
 			ret = visit((pid_t)atoi(entry->d_name), data);
+		err = errno;
+	}
 	closedir(dir);
-	return ret;
+	errno = err;
+	return !entry && err ? -1 : ret;
 }
 
 /* A number, and over the one character that ends it. */
@@ -236,7 +302,7 @@ static int open_of_task(pid_t task, const char *name)
 		snprintf(path, sizeof(path), "/proc/%d/%s", (int)task, name);
 	else
 		snprintf(path, sizeof(path), "/proc/thread-self/%s", name);
-	return open(path, O_RDONLY | O_CLOEXEC);
+	return open_to_read(path);
 }
 
 int aior_open_pagemap(pid_t task)
@@ -285,7 +351,8 @@ int aior_each_mapping(
 
 	if (fd < 0)
 		return -1;
-	while (!ret && (n = read(fd, maps.text + maps.len, sizeof(maps.text) - 1 - maps.len)) > 0) {
+	while (!ret &&
+	       (n = read_some(fd, maps.text + maps.len, sizeof(maps.text) - 1 - maps.len)) > 0) {
 		maps.len += (size_t)n;
 		maps.text[maps.len] = '\0';
 		ret = visit_lines(&maps, visit, data);
@@ -299,7 +366,7 @@ int aior_each_mapping(
 int aior_read_memory(pid_t tid, uint64_t addr, void *to, size_t len)
 {
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
-	ssize_t n = process_vm_readv(tid, &local, 1, &remote, 1, 0);
+	ssize_t n = aior_read_pieces(tid, &local, 1, &remote, 1);
 
 	if (n >= 0 && (size_t)n != len)
 		errno = EFAULT;
@@ -310,7 +377,7 @@ int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len)
 {
 	struct iovec local = {(void *)(uintptr_t)from, len},
 		     remote = {(void *)(uintptr_t)addr, len};
-	ssize_t n = process_vm_writev(tid, &local, 1, &remote, 1, 0);
+	ssize_t n = aior_write_pieces(tid, &local, 1, &remote, 1);
 
 	if (n >= 0 && (size_t)n != len)
 		errno = EFAULT;
@@ -380,10 +447,10 @@ uint32_t aior_process_arch(const struct aior_process *process)
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/exe", (int)process->task);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = open_to_read(path);
 	if (fd < 0)
 		return aior_host_arch();
-	n = read(fd, ident, sizeof(ident));
+	n = read_some(fd, ident, sizeof(ident));
 	close(fd);
 	if (n != sizeof(ident))
 		return aior_host_arch();

@@ -100,7 +100,7 @@ int aior_sample(pid_t pid, struct aior_samples **samples, struct aior_error *err
 	if (!aior_each_task(pid, sample_task, &sampling))
 		return 0;
 	if (!sampling.in_submit)
-		return aior_fail(error, ENOMEM, "stop", "out of memory");
+		return aior_not_allowed(&process, errno, error);
 	return aior_fail(error, ETIMEDOUT, "stop",
 	    "thread %d does not come out of io_submit: try again when its storage answers",
 	    (int)sampling.in_submit);

@@ -118,10 +118,15 @@ static int run_all(struct work *work)
 	struct aior_error error;
 	int ret = 0, unfinished = 0;
 
-	for (size_t i = 0; i < work->count; i++)
-		if (!work->stagings[i].is_done &&
-		    aior_staging_start(&work->stagings[i], work->error))
-			work->stagings[i].failed = ESRCH;
+	/* Where one cannot be started, it has changed nothing. */
+	for (size_t i = 0; i < work->count; i++) {
+		struct aior_staging *staging = &work->stagings[i];
+
+		if (staging->is_done || !aior_staging_start(staging, ret ? &error : work->error))
+			continue;
+		staging->is_done = 1;
+		ret = -1;
+	}
 	/* That waits for RCU, as the drain does at the same time. */
 	aior_fence_close(&work->fence);
 	for (size_t i = 0; i < work->count; i++) {
@@ -129,8 +134,7 @@ static int run_all(struct work *work)
 
 		if (staging->is_done)
 			continue;
-		if (!staging->failed)
-			aior_staging_wait(staging, begin);
+		aior_staging_wait(staging, begin);
 		unfinished |= staging->is_running;
 		if (!staging->is_running && aior_staging_judge(staging, ret ? &error : work->error))
 			ret = -1;

@@ -39,8 +39,10 @@ static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ri
 	if (is_older) {
 		larger = reallocarray(
 		    staging->suspects, staging->suspect_count + 1, sizeof(*staging->suspects));
-		if (!larger)
+		if (!larger) {
+			staging->is_short = 1;
 			return;
+		}
 		staging->suspects = larger;
 		staging->suspects[staging->suspect_count++] = ring->start;
 		return;
@@ -53,21 +55,25 @@ static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ri
 	outcome->heir_count++;
 }
 
-/* Returns whether it has rings at all: a process that has none need not be stopped. */
-static int find_relatives(struct aior_staging *staging)
+/* Finds out whether it has rings at all: a process that has none need not be stopped. */
+static int find_relatives(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_mapping *mappings;
 	size_t count;
-	int has_rings = 0;
+	int has_rings = 0, ret = 0;
 
-	if (aior_mappings(&staging->process, &mappings, &count, NULL))
-		return 1;
+	if (aior_mappings(&staging->process, &mappings, &count, error))
+		return -1;
 	for (size_t i = 0; i < count; i++)
 		has_rings |= mappings[i].is_ring;
-	if (has_rings)
-		aior_each_relative(&staging->process, mappings, count, note_relative, staging);
+	if (!has_rings)
+		staging->is_done = staging->outcome->was_so = 1;
+	else if (aior_each_relative(&staging->process, mappings, count, note_relative, staging))
+		ret = aior_cannot_list(&staging->process, error);
+	else if (staging->is_short)
+		ret = aior_fail(error, ENOMEM, "open", "out of memory");
 	free(mappings);
-	return has_rings;
+	return ret;
 }
 
 static uint32_t room_cpus(const struct aior_staging *staging)
@@ -184,8 +190,8 @@ int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error
 		    "process %d runs a program for %s: this build has no blobs for it (see `make "
 		    "blobs`)",
 		    (int)pid, aior_arch_text(staging->arch));
-	if (!staging->is_done && !find_relatives(staging))
-		staging->is_done = staging->outcome->was_so = 1;
+	if (!staging->is_done && find_relatives(staging, error))
+		return -1;
 	staging->gate = aior_find_gate(&staging->process, staging->arch);
 	return 0;
 }
@@ -490,21 +496,47 @@ static int read_results(struct aior_staging *staging)
 	return 0;
 }
 
-/* What the blob says. 0: all is staged. */
-int aior_staging_judge(struct aior_staging *staging, struct aior_error *error)
+/*
+ * Nobody knows what the blob has done, so nothing that it has to do with may be taken from under it. Its threads sleep,
+ * or will, and the capsule says to whoever comes next where; threads that are not parked are given back all the same.
+ */
+static int leave_unknown(struct aior_staging *staging, struct aior_error *error)
 {
-	struct aior_injection *injection = &staging->injection;
-	const struct aior_ring_record *ring = NULL;
-	struct aior_args args;
+	staging->is_mapped = 0;
+	if (!staging->parks)
+		return -1;
+	aior_leave_parked(staging->stopped);
+	staging->stopped = NULL;
+	return aior_stays_parked(staging->process.pid, error);
+}
 
-	if (staging->failed == ESRCH)
-		return aior_fail(error, ESRCH, "drain", "process %d has exited while it was staged",
-		    (int)staging->process.pid);
-	if (aior_read_memory(
-		staging->process.task, aior_inject_args(injection), &args, sizeof(args)) ||
+static int read_outcome(
+    struct aior_staging *staging, struct aior_args *args, struct aior_error *error)
+{
+	const struct aior_injection *injection = &staging->injection;
+	pid_t task = staging->process.task;
+
+	if (staging->failed)
+		return aior_fail(error, ESRCH, "drain", "thread %d cannot be waited for",
+		    (int)injection->thread->tid);
+	if (aior_read_memory(task, aior_inject_args(injection), args, sizeof(*args)) ||
 	    read_results(staging))
 		return aior_fail(error, errno, "capsule", "what came of it cannot be read: %s",
 		    aior_errno_text(errno));
+	return 0;
+}
+
+/* What the blob says. 0: all is staged. */
+int aior_staging_judge(struct aior_staging *staging, struct aior_error *error)
+{
+	const struct aior_ring_record *ring = NULL;
+	struct aior_args args;
+
+	if (staging->failed && aior_task_has_exited(staging->process.task))
+		return aior_fail(error, ESRCH, "drain", "process %d has exited while it was staged",
+		    (int)staging->process.pid);
+	if (read_outcome(staging, &args, error))
+		return leave_unknown(staging, error);
 	staging->is_staged = staging->table->state == AIOR_TABLE_STAGED;
 	if (!args.err && staging->is_staged)
 		return 0;

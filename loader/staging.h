@@ -29,6 +29,7 @@ struct aior_staging {
 	struct aior_injection injection;
 	uint64_t *suspects;
 	size_t suspect_count;
+	int is_short; /* there was no memory for all suspects */
 	struct aior_candidate *rings;
 	size_t ring_count;
 	uint32_t live_count;

@@ -91,10 +91,12 @@ static int refuse_seize(const struct aior_process *process, pid_t tid, int err, 
 		    error, EINVAL, "stop", "process %d is a kernel thread", (int)process->pid);
 	/* Of that thread: others may be ours by now. */
 	tracer = (pid_t)aior_status_number(tid, "\nTracerPid:");
-	if (tracer)
+	if (tracer > 0)
 		return aior_fail(error, EBUSY, "stop",
 		    "process %d is traced by process %d (a debugger?): end that first",
 		    (int)process->pid, (int)tracer);
+	if (err != EPERM && err != EACCES)
+		return aior_not_allowed(process, err, error);
 	if (has_filter)
 		return aior_fail(error, err, "stop",
 		    "process %d has a filter of system calls (seccomp): suspending it takes "
@@ -113,16 +115,20 @@ static int refuse_seize(const struct aior_process *process, pid_t tid, int err, 
 static int seize_once(pid_t tid, enum aior_purpose purpose, int *has_filter)
 {
 	unsigned long options = purpose == AIOR_TO_READ ? 0 : PTRACE_O_TRACESYSGOOD;
+	long mode;
 
 	*has_filter = 0;
 	if (purpose == AIOR_PARKED &&
-	    !ptrace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
+	    !aior_trace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
 		return 0;
-	if (purpose != AIOR_TO_READ && aior_status_number(tid, "\nSeccomp:")) {
+	mode = purpose == AIOR_TO_READ ? 0 : aior_status_number(tid, "\nSeccomp:");
+	if (mode < 0)
+		return -1;
+	if (mode) {
 		*has_filter = 1;
 		options |= PTRACE_O_SUSPEND_SECCOMP;
 	}
-	return ptrace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
+	return aior_trace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
 }
 
 /*
@@ -205,7 +211,7 @@ static void interrupt_thread(struct aior_stopped *stopped, struct aior_tracee *t
 		thread->sample = aior_sample_thread(thread->tid);
 	if (!stopped->stopped_at)
 		stopped->stopped_at = aior_now(CLOCK_MONOTONIC);
-	ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+	aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
 /* All threads that there are now, beside each other. Returns -1, or how many new ones there were. */
@@ -214,8 +220,13 @@ static int stop_more(struct stopping *stopping)
 	struct aior_stopped *stopped = stopping->stopped;
 	size_t before = stopped->count;
 
-	if (aior_each_task(stopping->process->pid, seize_task, stopping))
+	if (aior_each_task(stopping->process->pid, seize_task, stopping)) {
+		if (!stopping->has_failed && !stopping->in_submit) {
+			stopping->has_failed = 1;
+			aior_not_allowed(stopping->process, errno, stopping->error);
+		}
 		return -1;
+	}
 	if (stopping->purpose != AIOR_PARKED && leave_io_submit(stopping, before))
 		return -1;
 	for (size_t i = before; i < stopped->count; i++)
@@ -237,7 +248,7 @@ static void stop_and_leave(struct aior_tracee *thread, const struct aior_calls *
 	int status, has_stopped = -1;
 
 	while (has_stopped < 0 && aior_leaves_io_submit(thread->tid, calls, end)) {
-		ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+		aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 		has_stopped =
 		    aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + HOLD_NS);
 		if (aior_now(CLOCK_MONOTONIC) >= end)

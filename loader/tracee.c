@@ -39,7 +39,7 @@ int aior_wait_stop(pid_t tid, int *status, uint64_t end)
 	pid_t pid;
 
 	for (;;) {
-		pid = waitpid(tid, status, __WALL | WNOHANG);
+		pid = aior_wait_now(tid, status);
 		if (pid > 0)
 			return WIFSTOPPED(*status);
 		if (pid < 0 && errno != EINTR)
@@ -68,7 +68,7 @@ int aior_get_regs(pid_t tid, arch_regs *regs, size_t *len)
 {
 	struct iovec vec = {.iov_base = regs, .iov_len = sizeof(*regs)};
 
-	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &vec))
+	if (aior_trace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &vec))
 		return -1;
 	*len = vec.iov_len;
 	return 0;
@@ -79,17 +79,17 @@ int aior_set_regs(pid_t tid, const arch_regs *regs, size_t len)
 	arch_regs copy = *regs;
 	struct iovec vec = {.iov_base = &copy, .iov_len = len};
 
-	return ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec) ? -1 : 0;
+	return aior_trace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec) ? -1 : 0;
 }
 
 int aior_get_mask(pid_t tid, uint64_t *mask)
 {
-	return ptrace(PTRACE_GETSIGMASK, tid, sizeof(*mask), mask) ? -1 : 0;
+	return aior_trace(PTRACE_GETSIGMASK, tid, sizeof(*mask), mask) ? -1 : 0;
 }
 
 int aior_set_mask(pid_t tid, uint64_t mask)
 {
-	return ptrace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask) ? -1 : 0;
+	return aior_trace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask) ? -1 : 0;
 }
 
 int aior_is_all(uint64_t mask)
@@ -123,6 +123,8 @@ static void read_signals(pid_t tid, struct signals *signals)
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
 	file = fopen(path, "re");
 	if (!file)
+		file = fopen(path, "re");
+	if (!file)
 		return;
 	while (getline(&line, &room, file) > 0)
 		for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
@@ -139,8 +141,8 @@ static int has_pending(const struct aior_tracee *thread)
 	struct __ptrace_peeksiginfo_args shared = {.flags = PTRACE_PEEKSIGINFO_SHARED, .nr = 1};
 	siginfo_t info;
 
-	return thread->signal || ptrace(PTRACE_PEEKSIGINFO, thread->tid, &own, &info) ||
-	       ptrace(PTRACE_PEEKSIGINFO, thread->tid, &shared, &info);
+	return thread->signal || aior_trace(PTRACE_PEEKSIGINFO, thread->tid, &own, &info) ||
+	       aior_trace(PTRACE_PEEKSIGINFO, thread->tid, &shared, &info);
 }
 
 /* Whether a signal with a handler is about to be delivered to it. */
@@ -226,7 +228,7 @@ static void restart_wait(struct aior_tracee *thread, const struct aior_calls *ca
 void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls)
 {
 	restart_wait(thread, calls);
-	ptrace(PTRACE_DETACH, thread->tid, 0, thread->signal);
+	aior_trace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 }
 
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread)
@@ -235,6 +237,7 @@ int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aio
 	arch_regs regs;
 	size_t len;
 
+	errno = ESRCH;
 	if (!stopped->threads[i].is_stopped)
 		return -1;
 	thread->tid = stopped->threads[i].tid;

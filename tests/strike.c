@@ -2,7 +2,8 @@
 /*
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
- *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --run N ACTION] [--only CALL] [--log FILE] COMMAND...
+ *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --refuse N I | --run N ACTION] [--only CALL]
+ *          [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
@@ -11,8 +12,11 @@
  * --fail      it is not made, and returns this error (PTRACE_SET_SYSCALL_INFO, Linux 6.16 and later).
  * --run       this command of a shell runs to its end when it is about to be made.
  * --only CALL no others are counted: see the table below.
- * --log FILE  a line for each call, with its number; the last one is where it happened. Otherwise, and without
- *             any of the above, only how many there were, as the last line of stderr: "N calls".
+ * --refuse    the same with the I-th of the errors that this call can have, counted from 0 (and from there again,
+ *             if it has fewer): tests/errnos.h.
+ * --log FILE  a line for each call, with its number, its thread and how many errors it can have; "fails with ERRNO"
+ *             behind the one that does; the last one is where it happened, if that has ended it. Otherwise, and
+ *             without any of the above, only how many there were, as the last line of stderr: "N calls".
  *
  * Ends as the command does: its exit status, 128 + signal; 125 if it cannot be done here.
  */
@@ -28,10 +32,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "errnos.h"
+
 /* linux/ptrace.h; neither it nor glibc's own has them in Debian 12. */
 #define SET_SYSCALL_INFO 0x4212
 
-enum kind { COUNT, KILL, LATE, SIGNAL, RUN, FAIL };
+enum kind { COUNT, KILL, LATE, SIGNAL, RUN, FAIL, REFUSE };
 
 static const struct call {
 	const char *name;
@@ -53,6 +59,8 @@ struct strike {
 	const struct call *only; /* NULL: all */
 	FILE *log;
 	pid_t pid, failing;
+	int err;       /* that it fails with */
+	uint32_t arch; /* of the command: what else is run has other numbers, and is let alone */
 	unsigned long calls;
 };
 
@@ -79,14 +87,42 @@ static int is_counted(const struct strike *strike, const struct __ptrace_syscall
 			    (only->first < 0 || (long)info->entry.args[0] == only->first));
 }
 
+/* A call that is not made has no number that the kernel knows. brk(2) says that it has failed by where the break is. */
+static void begin_to_fail(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
+{
+	uint64_t nr = info->entry.nr;
+
+	strike->err =
+	    strike->kind == FAIL ? strike->what : errno_of((long)nr, (unsigned)strike->what);
+	if (!strike->err)
+		return;
+	if (strike->log) {
+		fprintf(strike->log, "fails with %d\n", strike->err);
+		fflush(strike->log);
+	}
+	if (nr == SYS_brk)
+		info->entry.args[0] = 0;
+	else if (!fails_having_been_made((long)nr))
+		info->entry.nr = (uint64_t)-1;
+	set_info(tid, info);
+	if (nr != SYS_brk)
+		strike->failing = tid;
+}
+
 static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
 	if (!is_counted(strike, info))
 		return;
 	strike->calls++;
+	if (!strike->arch)
+		strike->arch = info->arch;
 	if (strike->log) {
-		fprintf(strike->log, "%lu %d %lld(%llx, %llx, %llx, %llx)\n", strike->calls,
-		    (int)tid, (long long)info->entry.nr, (unsigned long long)info->entry.args[0],
+		unsigned errnos =
+		    info->arch == strike->arch ? count_errnos((long)info->entry.nr) : 0;
+
+		fprintf(strike->log, "%lu %d %u %lld(%llx, %llx, %llx, %llx)\n", strike->calls,
+		    (int)tid, errnos, (long long)info->entry.nr,
+		    (unsigned long long)info->entry.args[0],
 		    (unsigned long long)info->entry.args[1],
 		    (unsigned long long)info->entry.args[2],
 		    (unsigned long long)info->entry.args[3]);
@@ -100,11 +136,8 @@ static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_i
 		kill(strike->pid, strike->what);
 	if (strike->kind == RUN && system(strike->action) < 0)
 		die(strike->action);
-	if (strike->kind == FAIL) {
-		info->entry.nr = (uint64_t)-1;
-		set_info(tid, info);
-		strike->failing = tid;
-	}
+	if (strike->kind >= FAIL && info->arch == strike->arch)
+		begin_to_fail(strike, tid, info);
 }
 
 static void at_exit(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
@@ -112,7 +145,7 @@ static void at_exit(struct strike *strike, pid_t tid, struct __ptrace_syscall_in
 	if (strike->failing != tid)
 		return;
 	strike->failing = 0;
-	info->exit.rval = -strike->what;
+	info->exit.rval = -strike->err;
 	info->exit.is_error = 1;
 	set_info(tid, info);
 }
@@ -227,6 +260,7 @@ int main(int argc, char **argv)
 			      : !strcmp(option, "signal") ? SIGNAL
 			      : !strcmp(option, "run")    ? RUN
 			      : !strcmp(option, "fail")   ? FAIL
+			      : !strcmp(option, "refuse") ? REFUSE
 							  : COUNT;
 		strike.at = strtoul(argv[++i], NULL, 0);
 		if (strike.kind >= LATE && i + 1 < argc) {
@@ -236,7 +270,7 @@ int main(int argc, char **argv)
 	}
 	if (i >= argc) {
 		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | "
-		      "--run N ACTION] [--only CALL] [--log FILE] COMMAND...\n",
+		      "--refuse N I | --run N ACTION] [--only CALL] [--log FILE] COMMAND...\n",
 		    stderr);
 		return 125;
 	}

@@ -14,21 +14,44 @@
 #include <sys/ioctl.h>
 
 #include "blob.h"
+#include "errnos.h"
 
 #define PARALLEL 16
 #define MOST 200 /* system calls of one call of a blob */
 
 static struct {
 	int listener;
-	volatile int nth, calls, err, forever;
+	volatile int nth, calls, forever;
+	volatile int
+	    err; /* what it fails with; ONE_OF(i): the i-th of its own errors, and then that one */
+	volatile int has_none;                                /* it has not so many */
 	volatile long nr;                                     /* of the call that failed */
 	void (*before_call)(const struct seccomp_data *call); /* sees each; may be NULL */
 } faults;
+
+/* The i-th of the errors that the call can have: errnos.h. */
+#define ONE_OF(i) (-1 - (int)(i))
 
 /* The calls that cannot fail as they are made, whatever the kernel lacks. */
 static inline int is_infallible(long nr)
 {
 	return nr == __NR_rt_sigprocmask || nr == __NR_exit;
+}
+
+/* What the call that is to fail fails with; 0: it has no such error, and is made. */
+static inline int failure_of(const struct seccomp_data *call)
+{
+	int i = ONE_OF(faults.err);
+
+	if (faults.err >= 0)
+		return faults.err;
+	faults.has_none = (unsigned)i >= count_errnos(call->nr);
+	if (faults.has_none)
+		return 0;
+	/* Descriptors are shared with the supervisor. */
+	if (fails_having_been_made(call->nr))
+		close((int)call->args[0]);
+	return faults.err = errno_of(call->nr, (unsigned)i);
 }
 
 static inline void *supervise(void *unused)
@@ -51,8 +74,9 @@ static inline void *supervise(void *unused)
 			if (n == faults.nth ||
 			    (faults.forever && n >= faults.nth + faults.forever)) {
 				faults.nr = call.data.nr;
-				answer.flags = 0;
-				answer.error = -faults.err;
+				answer.error = -failure_of(&call.data);
+				if (answer.error)
+					answer.flags = 0;
 			}
 		}
 		ioctl(faults.listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
@@ -123,6 +147,7 @@ enum {
 	RUN_BROKE,     /* not well */
 	RUN_NO_CALL,   /* there is no such call */
 	RUN_NO_FILTER, /* there is no seccomp */
+	RUN_NO_ERRNO,  /* the call has no such error */
 	RUN_SUCCEEDED,
 	RUN_KINDS
 };

@@ -40,7 +40,7 @@ static inline int arch_set_call(pid_t tid, int nr)
 {
 	struct iovec vec = {.iov_base = &nr, .iov_len = sizeof(nr)};
 
-	return ptrace(PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &vec) ? -1 : 0;
+	return aior_trace(PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &vec) ? -1 : 0;
 }
 
 /*
@@ -88,7 +88,7 @@ static inline int arch_has_shadow_stack(pid_t tid)
 	uint64_t gcs[3] = {0}; /* features enabled, features locked, pointer */
 	struct iovec vec = {.iov_base = gcs, .iov_len = sizeof(gcs)};
 
-	return !ptrace(PTRACE_GETREGSET, tid, 0x410, &vec) && gcs[0] & 1;
+	return !aior_trace(PTRACE_GETREGSET, tid, 0x410, &vec) && gcs[0] & 1;
 }
 
 #endif

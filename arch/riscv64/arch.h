@@ -57,7 +57,7 @@ static inline void arch_cancel_call(pid_t tid, arch_regs *regs, size_t len)
 	struct iovec vec = {.iov_base = &cancelled, .iov_len = len};
 
 	cancelled.a7 = (unsigned long)-1;
-	ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec);
+	aior_trace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &vec);
 }
 
 static inline int arch_has_shadow_stack(pid_t tid)

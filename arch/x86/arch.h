@@ -286,7 +286,7 @@ static inline int arch_has_shadow_stack(pid_t tid)
 	uint64_t pointer;
 	struct iovec vec = {.iov_base = &pointer, .iov_len = sizeof(pointer)};
 
-	return !ptrace(PTRACE_GETREGSET, tid, 0x204, &vec);
+	return !aior_trace(PTRACE_GETREGSET, tid, 0x204, &vec);
 }
 
 #endif
