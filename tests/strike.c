@@ -2,15 +2,17 @@
 /*
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
- *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO] [--log FILE] COMMAND...
+ *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO] [--alone] [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
  * --late      SIGKILL so many microseconds after it was let go.
  * --signal    this signal when it is about to be made.
  * --fail      it is not made, and returns this error (PTRACE_SET_SYSCALL_INFO, Linux 6.16 and later).
- * --log FILE  a line for each call, with its number; the last one is where it happened. Otherwise, and without
- *             any of the above, only how many there were, as the last line of stderr: "N calls".
+ * --alone     its children are not followed, which it may want to trace itself; nor are its threads.
+ * --log FILE  a line for each call, with its number; the last one is where it happened. Those that may change something
+ *             outside of the process end in "!": behind any other all is as behind the one before. Without a file only
+ *             how many there were, as the last line of stderr: "N calls".
  *
  * Ends as the command does: its exit status, 128 + signal; 125 if it cannot be done here.
  */
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,7 +36,7 @@ enum kind { COUNT, KILL, LATE, SIGNAL, FAIL };
 struct strike {
 	enum kind kind;
 	unsigned long at; /* counted from 1 */
-	int what, is_done;
+	int what, is_done, is_alone;
 	FILE *log;
 	pid_t pid, failing;
 	unsigned long calls;
@@ -54,15 +57,28 @@ static void set_info(pid_t tid, struct __ptrace_syscall_info *info)
 	}
 }
 
+static int is_seen_by_others(uint64_t nr)
+{
+	static const long calls[] = {SYS_ptrace, SYS_process_vm_writev, SYS_pwrite64, SYS_sendmsg,
+	    SYS_sendto, SYS_kill, SYS_tkill, SYS_tgkill, SYS_clone, SYS_clone3, SYS_linkat,
+	    SYS_unlinkat, SYS_renameat2};
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		if (nr == (uint64_t)calls[i])
+			return 1;
+	return 0;
+}
+
 static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
 	strike->calls++;
 	if (strike->log) {
-		fprintf(strike->log, "%lu %d %lld(%llx, %llx, %llx, %llx)\n", strike->calls,
+		fprintf(strike->log, "%lu %d %lld(%llx, %llx, %llx, %llx)%s\n", strike->calls,
 		    (int)tid, (long long)info->entry.nr, (unsigned long long)info->entry.args[0],
 		    (unsigned long long)info->entry.args[1],
 		    (unsigned long long)info->entry.args[2],
-		    (unsigned long long)info->entry.args[3]);
+		    (unsigned long long)info->entry.args[3],
+		    is_seen_by_others(info->entry.nr) ? "!" : "");
 		fflush(strike->log);
 	}
 	if (strike->calls != strike->at)
@@ -145,8 +161,9 @@ static int follow(struct strike *strike)
 	return end;
 }
 
-static pid_t spawn(char **command)
+static pid_t spawn(const struct strike *strike, char **command)
 {
+	unsigned long children = strike->is_alone ? 0 : PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
 	pid_t pid = fork();
 	int status;
 
@@ -159,8 +176,7 @@ static pid_t spawn(char **command)
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status) ||
 	    ptrace(PTRACE_SETOPTIONS, pid, 0,
-		PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK |
-		    PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL) ||
+		PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL | children) ||
 	    ptrace(PTRACE_SYSCALL, pid, 0, 0))
 		die("strike");
 	return pid;
@@ -180,6 +196,10 @@ int main(int argc, char **argv)
 				die(argv[i]);
 			continue;
 		}
+		if (!strcmp(option, "alone")) {
+			strike.is_alone = 1;
+			continue;
+		}
 		strike.kind = !strcmp(option, "kill")     ? KILL
 			      : !strcmp(option, "late")   ? LATE
 			      : !strcmp(option, "signal") ? SIGNAL
@@ -191,11 +211,11 @@ int main(int argc, char **argv)
 	}
 	if (i >= argc) {
 		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO] "
-		      "[--log FILE] COMMAND...\n",
+		      "[--alone] [--log FILE] COMMAND...\n",
 		    stderr);
 		return 125;
 	}
-	strike.pid = spawn(argv + i);
+	strike.pid = spawn(&strike, argv + i);
 	status = follow(&strike);
 	if (!strike.log)
 		fprintf(stderr, "%lu calls\n", strike.calls);
