@@ -292,7 +292,7 @@ sub criu_dump_killed
         my $is_killed = $result->{status} == 137;
         push @wrong, "$case: $result->{status} " . said($folder, 'dump') if !$is_killed && $result->{status};
         # CRIU had begun to end it, or has: then all is in the images.
-        my $signal = ended_by($worker, 0.05);
+        my $signal = ended_by($worker, @options ? 0.05 : 1);
         if (defined $signal && $signal == POSIX::SIGKILL() && !@options) {
             $ends{'ended by CRIU'}++;
             my $why = criu_restore($worker, $folder);
@@ -348,7 +348,7 @@ sub criu_restore_killed
     my @calls = calls_that_matter('--alone', @command);
     # (The run without a death has restored it.)
     kill 'KILL', $pid;
-    wait_until(sub { !-e "/proc/$pid/status" || has_ended($pid) }, 20);
+    wait_until(sub { !-e "/proc/$pid" }, 20);
     for my $n (draw(8, @calls)) {
         unlink "$dump->{folder}/pid";
         my $result = strike({ seconds => 30 }, '--alone', '--kill', $n, @command);
@@ -370,7 +370,7 @@ sub criu_restore_killed
             push @wrong, "$case, $is: $finished->{err}" . lines_last($worker) if !$is_well && $is ne 'ended by itself';
         }
         kill 'KILL', $pid;
-        wait_until(sub { !-e "/proc/$pid/status" || has_ended($pid) }, 20);
+        wait_until(sub { !-e "/proc/$pid" }, 20);
         last if @wrong > 2;
     }
     verdict('CRIU killed while it restores', \@wrong, \%ends);
