@@ -324,6 +324,9 @@ AIOR_PUBLIC void aior_outcome_free(struct aior_outcome *outcome);
  * tool must not let them go before their rings are restored. With options->parks they are parked, in
  * the registers and masks that they have then: let go, or dumped and brought back elsewhere, they sleep, and
  * aior_restore() or aior_restore_traced() makes them go on. The latter takes both kinds.
+ *
+ * If such a tool dies before it has restored the rings, threads that are not parked run on, and their AIO calls fail
+ * with EINVAL: aior_restore() brings the rings back, with all that was in them.
  */
 AIOR_PUBLIC int aior_stage_traced(pid_t pid, unsigned long ptrace_options,
     const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);

@@ -229,9 +229,9 @@ static int check_ring_record(const struct aior_capsule *capsule,
 		how = "it begins before the ring before it ends";
 	else if (ring->addr < capsule->addr + capsule->table.total && capsule->addr <= last)
 		how = "it lies on the capsule itself";
-	else if (ring->flags & AIOR_RING_LIVE)
+	else if (ring->flags & AIOR_RING_LIVE && !capsule->may_be_live)
 		how = "a restore has left it live";
-	else if (ring->flags & ~AIOR_RING_DRAINED)
+	else if (ring->flags & ~(AIOR_RING_DRAINED | AIOR_RING_LIVE))
 		how = "it has a flag that there is not";
 	else if (ring->staged != ring->addr)
 		how = "its content is said to lie elsewhere than at its address";

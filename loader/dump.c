@@ -243,8 +243,66 @@ static int cannot_write(const char *path, int err, struct aior_error *error)
 	return aior_fail(error, err, "write", "%s cannot be written: %s", path, strerror(err));
 }
 
-/* Writes to `file`, made beside `path` under the name `beside`, and gives it that name. */
-static int write_and_rename(const struct aior_image *image, FILE *file, const char *beside,
+/* A file without a name in the folder of `path`, which nobody sees if we die; -1: there are none in there. */
+static int open_nameless(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	int fd = folder ? open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+
+	free(folder);
+	return fd;
+}
+
+/* Gives it a name that there is not yet: -1 and EEXIST, it is there. */
+static int name_file(int fd, const char *path)
+{
+	char own[64];
+
+	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, own, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+/* No name can be given to a file in the place of another one's: so it has one of its own for a moment. */
+static int replace_file(int fd, const char *path)
+{
+	char *beside;
+	int ret = -1;
+
+	for (unsigned i = 0; ret && i < 100; i++) {
+		if (asprintf(&beside, "%s.%d.%u", path, (int)getpid(), i) < 0)
+			return -1;
+		ret = name_file(fd, beside);
+		if (!ret && rename(beside, path)) {
+			int err = errno;
+
+			unlink(beside);
+			free(beside);
+			errno = err;
+			return -1;
+		}
+		free(beside);
+		if (ret && errno != EEXIST)
+			return -1;
+	}
+	return ret;
+}
+
+/* `beside`: the file's name, which becomes `path`; NULL: it has none yet. */
+static int publish(FILE *file, const char *beside, const char *path)
+{
+	/* The umask may have taken bits that the owner needs. */
+	if (fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)))
+		return -1;
+	if (beside)
+		return rename(beside, path);
+	return name_file(fileno(file), path) &&
+		       (errno != EEXIST || replace_file(fileno(file), path))
+		   ? -1
+		   : 0;
+}
+
+static int write_file(const struct aior_image *image, FILE *file, const char *beside,
     const char *path, struct aior_error *error)
 {
 	const struct aior_arch_elf *elf = aior_arch_elf(image->arch);
@@ -255,24 +313,22 @@ static int write_and_rename(const struct aior_image *image, FILE *file, const ch
 	    .flags = elf->flags,
 	    .file = file,
 	};
-	int err;
+	int err = 0;
 
-	/* The umask may have taken bits that the owner needs. */
-	if (put_core(&core) || fflush(file) || ferror(file) || fchmod(fileno(file), 0600) ||
-	    fdatasync(fileno(file)) || rename(beside, path)) {
+	if (put_core(&core) || publish(file, beside, path))
 		err = errno;
-		fclose(file);
-		unlink(beside);
-		return cannot_write(path, err, error);
-	}
 	fclose(file);
-	return 0;
+	if (!err)
+		return 0;
+	if (beside)
+		unlink(beside);
+	return cannot_write(path, err, error);
 }
 
 int aior_write_core(const struct aior_image *image, const char *path, struct aior_error *error)
 {
 	struct stat there;
-	char *beside;
+	char *beside = NULL;
 	FILE *file;
 	int fd, ret;
 
@@ -283,18 +339,20 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 	if (!stat(path, &there) && !S_ISREG(there.st_mode))
 		return aior_fail(error, EINVAL, "write",
 		    "%s is there, and not a regular file: it is left alone", path);
-	if (asprintf(&beside, "%s.XXXXXX", path) < 0)
+	fd = open_nameless(path);
+	if (fd < 0 && asprintf(&beside, "%s.XXXXXX", path) < 0)
 		return aior_fail(error, ENOMEM, "write", "out of memory");
-	fd = mkostemp(beside, O_CLOEXEC);
+	if (fd < 0)
+		fd = mkostemp(beside, O_CLOEXEC);
 	file = fd < 0 ? NULL : fdopen(fd, "wb");
-	if (!file) {
-		ret = cannot_write(path, errno, error);
-		if (fd >= 0) {
-			close(fd);
-			unlink(beside);
-		}
+	if (file) {
+		ret = write_file(image, file, beside, path, error);
 	} else {
-		ret = write_and_rename(image, file, beside, path, error);
+		ret = cannot_write(path, errno, error);
+		if (fd >= 0)
+			close(fd);
+		if (fd >= 0 && beside)
+			unlink(beside);
 	}
 	free(beside);
 	return ret;

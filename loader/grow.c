@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 
 #include "grow.h"
 
@@ -297,32 +296,84 @@ static int take_room(struct aior_growth *growth, size_t i, struct aior_error *er
 	return 0;
 }
 
+/* Whether it is written over as it is: within a page nothing comes between, even if the host is killed. */
+static int is_in_a_page(const struct aior_growth *growth, const struct aior_grown *ring)
+{
+	return ring->old_len <= growth->table->page_size;
+}
+
+/* Whether the events change places, or one behind the other stay, and the header alone says so. */
+static int is_rotated(const struct aior_grown *ring)
+{
+	const struct aio_ring *before = (const void *)ring->before;
+	const struct aio_ring *after = (const void *)ring->after;
+
+	return before->head != after->head;
+}
+
+/* The whole ring is put together elsewhere in the process, and moved into its place by one call of its own. */
+static int move_ring(
+    const struct aior_growth *growth, uint64_t addr, const void *content, uint64_t len)
+{
+	struct aior_injection *injection = growth->injection;
+	int64_t err = aior_inject_more(injection, injection->spare, len);
+
+	if (err) {
+		errno = (int)-err;
+		return -1;
+	}
+	if (aior_write_memory(injection->process->task, injection->spare, content, (size_t)len))
+		err = -errno;
+	if (!err)
+		err = aior_inject_move(injection, injection->spare, len, addr);
+	if (err)
+		aior_inject_less(injection, injection->spare, len);
+	errno = (int)-err;
+	return err ? -1 : 0;
+}
+
 /*
- * What is new lies behind the old; then the header says which of both counts. If events change places, that comes in
- * the same call.
+ * Whenever the host dies, the ring is as it was, or larger. What is new lies behind the old; then the header says
+ * which of both counts. If events change places, that comes in the same moment.
  */
 static int write_ring(const struct aior_growth *growth, size_t i)
 {
 	pid_t task = growth->injection->process->task;
 	const struct aior_grown *ring = &growth->rings[i];
 	struct aior_ring_record *record = record_of(growth, i);
-	const struct aio_ring *before = (void *)ring->before, *after = (void *)ring->after;
-	struct iovec local[2], remote[2];
 	uint64_t old = ring->old_len;
+	int err;
 
-	if (aior_write_memory(
-		task, record->addr + old, ring->after + old, (size_t)(ring->len - old)))
-		return -1;
-	local[0] = (struct iovec){ring->after + AIO_RING_HEADER,
-	    before->head == after->head ? 0 : (size_t)(old - AIO_RING_HEADER)};
-	local[1] = (struct iovec){ring->after, AIO_RING_HEADER};
-	remote[0] =
-	    (struct iovec){(void *)(uintptr_t)(record->addr + AIO_RING_HEADER), local[0].iov_len};
-	remote[1] = (struct iovec){(void *)(uintptr_t)record->addr, AIO_RING_HEADER};
-	if (aior_write_pieces(task, local, 2, remote, 2) < 0)
-		return -1;
-	record->len = ring->len;
-	return 0;
+	if (is_rotated(ring) && !is_in_a_page(growth, ring))
+		err = move_ring(growth, record->addr, ring->after, ring->len);
+	else
+		err = aior_write_memory(
+			  task, record->addr + old, ring->after + old, (size_t)(ring->len - old)) ||
+		      aior_write_memory(task, record->addr, ring->after,
+			  is_rotated(ring) ? (size_t)old : AIO_RING_HEADER);
+	if (!err)
+		record->len = ring->len;
+	return err ? -1 : 0;
+}
+
+uint64_t aior_grow_room(pid_t task, const struct aior_table *table, const void *bytes)
+{
+	struct aior_host host;
+	uint64_t room = 0;
+
+	if (aior_get_host(&host, NULL))
+		return 0;
+	for (uint32_t i = 0; i < table->ring_count; i++) {
+		const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
+		uint64_t len = aior_len_on(&host, record->len);
+		struct aio_ring header;
+
+		if (len > record->len && len > room && record->len > table->page_size &&
+		    !aior_read_memory(task, record->addr, &header, sizeof(header)) &&
+		    header.tail < header.head)
+			room = len;
+	}
+	return room;
 }
 
 static int cannot_write(struct aior_error *error)
@@ -389,7 +440,9 @@ void aior_shrink(struct aior_growth *growth)
 		const struct aior_grown *ring = &growth->rings[i];
 		struct aior_ring_record *record = record_of(growth, i);
 
-		aior_write_memory(task, record->addr, ring->before, (size_t)ring->old_len);
+		if (!is_rotated(ring) || is_in_a_page(growth, ring) ||
+		    move_ring(growth, record->addr, ring->before, ring->old_len))
+			aior_write_memory(task, record->addr, ring->before, (size_t)ring->old_len);
 		record->len = ring->old_len;
 		record->room = ring->kept ? ring->old_len + ring->kept : 0;
 	}

@@ -32,7 +32,8 @@ struct aior_grown {
 };
 
 struct aior_growth {
-	struct aior_injection *injection; /* that can make calls */
+	struct aior_injection
+	    *injection; /* that can make calls, with room as aior_grow_room() says */
 	const struct aior_table *table;
 	void *bytes;      /* of the capsule: a copy, which is kept as the capsule is */
 	uint64_t capsule; /* its address */
@@ -40,10 +41,13 @@ struct aior_growth {
 	size_t count;
 };
 
+/* How many addresses it takes besides, in a process with these staged rings. */
+uint64_t aior_grow_room(pid_t task, const struct aior_table *table, const void *bytes);
 /*
  * Makes those staged rings of another process larger that this host has no smaller ones for, in their
- * memory and in their records; the first four fields are set. What fails leaves nothing changed. Then either aior_shrink(), after
- * which all is as it was, or aior_growth_free().
+ * memory and in their records; the first four fields are set. What fails leaves nothing changed; and whenever this
+ * host dies, each ring is as it was, or larger. Then either aior_shrink(), after which all is as it was, or
+ * aior_growth_free().
  */
 int aior_grow(struct aior_growth *growth, struct aior_error *error);
 void aior_shrink(struct aior_growth *growth);

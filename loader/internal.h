@@ -229,6 +229,7 @@ struct aior_capsule {
 	uint64_t room;      /* from there to the end of its mapping */
 	uint32_t prot;      /* of the mapping */
 	uint32_t page_size; /* where it lies; 0: not known */
+	int may_be_live;    /* rings of it, which is no damage to who only looks */
 	struct aior_table table;
 };
 
@@ -300,6 +301,7 @@ struct aior_memory {
 	uint64_t held;            /* no more bytes than these can be rings */
 	uint64_t claimed;         /* bytes of rings, and of a capsule, so far */
 	int takes_damaged;
+	uint32_t unseen; /* rings that a capsule says are live, and which are not there yet */
 	/* Copies [addr, addr + len) of it; -1, and `why` is a sentence about why it cannot be had. */
 	int (*copy)(struct aior_memory *memory, void *to, uint64_t addr, uint64_t len);
 	char why[512];

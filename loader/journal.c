@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -12,7 +13,7 @@
 #include "journal.h"
 #include "others.h"
 
-#define MAGIC "AIORJRN2"
+#define MAGIC "AIORJRN3"
 
 #define NS_PER_MS 1000000ull
 /* How long a blob that nobody traces any more is waited for. */
@@ -25,6 +26,7 @@ struct journal {
 	uint64_t mask, regs_len;
 	uint64_t area, area_len, code, scratch, scratch_len; /* what may be mapped by then */
 	uint64_t is_for_staging; /* the capsule in there is needed as soon as the blob has begun */
+	uint64_t pids, times;    /* the namespaces that pid and start time are of */
 	unsigned char regs[sizeof(arch_regs)];
 };
 
@@ -49,9 +51,61 @@ static int open_folder(int create)
 	return fd;
 }
 
-static void name_journal(const struct aior_process *process, char name[64])
+static void name_journal(pid_t pid, uint64_t start_time, char name[64])
 {
-	snprintf(name, 64, "%d-%llu", (int)process->pid, (unsigned long long)process->start_time);
+	snprintf(name, 64, "%d-%llu", (int)pid, (unsigned long long)start_time);
+}
+
+/* The inode of a namespace of ours; 0: there are none of that kind here. */
+static uint64_t own_namespace(const char *kind)
+{
+	char path[64];
+	struct stat stat_buf;
+
+	snprintf(path, sizeof(path), "/proc/self/ns/%s", kind);
+	return stat(path, &stat_buf) ? 0 : stat_buf.st_ino;
+}
+
+/*
+ * A file that has its name only when it is whole: if we die meanwhile, none is there. Where there are no nameless
+ * files, one that is cut off says nothing.
+ */
+static int create(int folder, const char *name, const struct journal *journal)
+{
+	int fd = openat(folder, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600), has_name = 0;
+	char path[64];
+	int ret;
+
+	if (fd < 0) {
+		fd = openat(
+		    folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		has_name = 1;
+	}
+	if (fd < 0)
+		return -1;
+	ret = write(fd, journal, sizeof(*journal)) == (ssize_t)sizeof(*journal) ? 0 : -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (!ret && !has_name)
+		ret = linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW);
+	if (ret && has_name)
+		unlinkat(folder, name, 0);
+	close(fd);
+	return ret;
+}
+
+/* One that is there already is written over, in one piece: a moment without any would be one too many. */
+static int overwrite(int folder, const char *name, const struct journal *journal)
+{
+	int fd = openat(folder, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -1;
+	ret = pwrite(fd, journal, sizeof(*journal), 0) == (ssize_t)sizeof(*journal) ? 0 : -1;
+	if (ret)
+		unlinkat(folder, name, 0);
+	close(fd);
+	return ret;
 }
 
 void aior_journal_write(const struct aior_process *process, const struct aior_injection *injection)
@@ -69,20 +123,18 @@ void aior_journal_write(const struct aior_process *process, const struct aior_in
 	    .scratch = injection->scratch,
 	    .scratch_len = injection->scratch_len,
 	    .is_for_staging = (uint64_t)injection->is_for_staging,
+	    .pids = own_namespace("pid"),
+	    .times = own_namespace("time"),
 	};
-	int folder = open_folder(1), fd;
+	int folder = open_folder(1);
 	char name[64];
 
 	if (folder < 0)
 		return;
 	memcpy(journal.regs, &thread->regs, thread->regs_len);
-	name_journal(process, name);
-	fd = openat(folder, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd >= 0) {
-		if (write(fd, &journal, sizeof(journal)) != (ssize_t)sizeof(journal))
-			unlinkat(folder, name, 0);
-		close(fd);
-	}
+	name_journal(process->pid, process->start_time, name);
+	if (overwrite(folder, name, &journal))
+		create(folder, name, &journal);
 	close(folder);
 }
 
@@ -95,31 +147,104 @@ void aior_journal_remove(const struct aior_process *process)
 		folder = open_folder(0);
 	if (folder < 0)
 		return;
-	name_journal(process, name);
+	name_journal(process->pid, process->start_time, name);
 	if (unlinkat(folder, name, 0) && errno != ENOENT)
 		unlinkat(folder, name, 0);
 	close(folder);
 }
 
+static int read_named(int folder, const char *name, struct journal *journal)
+{
+	int fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = read(fd, journal, sizeof(*journal));
+	close(fd);
+	return n == (ssize_t)sizeof(*journal) &&
+		       !memcmp(journal->magic, MAGIC, sizeof(journal->magic)) &&
+		       journal->regs_len <= sizeof(journal->regs)
+		   ? 0
+		   : -1;
+}
+
+/* ---- those of processes that have ended ---- */
+
+/* Whether it is certain that there is no such process any more. One that may not be looked at is one. */
+static int has_ended(pid_t pid, uint64_t start_time)
+{
+	struct aior_process process;
+
+	if (kill(pid, 0) && errno == ESRCH)
+		return 1;
+	return !aior_process_open(pid, &process, NULL) && process.start_time != start_time;
+}
+
+/* What another namespace calls that pid may be alive, and nobody here can tell. */
+static void remove_if_stale(
+    int folder, const char *name, const struct journal *ours, const struct journal *theirs)
+{
+	unsigned long long start_time;
+	char same[64];
+	int pid;
+
+	if (sscanf(name, "%d-%llu", &pid, &start_time) != 2 || pid <= 0)
+		return;
+	name_journal(pid, start_time, same);
+	if (!strcmp(name, same) && theirs->start_time == start_time && theirs->pids == ours->pids &&
+	    theirs->times == ours->times && has_ended(pid, start_time))
+		unlinkat(folder, name, 0);
+}
+
+/* Whether /proc has our own pids. */
+static int is_own_proc(void)
+{
+	char text[32];
+	ssize_t n = readlink("/proc/self", text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return 0;
+	text[n] = 0;
+	return atoi(text) == getpid();
+}
+
+/* A process may end while it waits for whoever finishes: nobody asks for its journal then. */
+static void remove_stale(int folder)
+{
+	const struct journal ours = {.pids = own_namespace("pid"), .times = own_namespace("time")};
+	int fd = ours.pids && is_own_proc()
+		     ? openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+		     : -1;
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct journal theirs;
+	struct dirent *entry;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && !read_named(folder, entry->d_name, &theirs))
+			remove_if_stale(folder, entry->d_name, &ours, &theirs);
+	closedir(dir);
+}
+
+/* Returns -1 if there is none of that process. */
 static int read_journal(const struct aior_process *process, struct journal *journal)
 {
-	int folder = open_folder(0), fd;
+	int folder = open_folder(0), ret;
 	char name[64];
-	ssize_t n = -1;
 
 	if (folder < 0)
 		return -1;
-	name_journal(process, name);
-	fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0) {
-		n = read(fd, journal, sizeof(*journal));
-		close(fd);
-	}
+	remove_stale(folder);
+	name_journal(process->pid, process->start_time, name);
+	ret = read_named(folder, name, journal);
 	close(folder);
-	return n == (ssize_t)sizeof(*journal) &&
-		       !memcmp(journal->magic, MAGIC, sizeof(journal->magic)) &&
-		       journal->start_time == process->start_time &&
-		       journal->regs_len <= sizeof(journal->regs)
+	return !ret && journal->start_time == process->start_time &&
+		       journal->pids == own_namespace("pid")
 		   ? 0
 		   : -1;
 }

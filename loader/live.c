@@ -15,6 +15,9 @@
 /* How long others may share a process's memory that is to be its own. */
 #define MOMENT_NS 300000000ull
 
+/* At a process that is being restored while it is looked at: it may be between two looks. */
+#define LOOKS 5
+
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
 static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
 {
@@ -287,7 +290,10 @@ static int copy_live(struct aior_memory *memory, void *to, uint64_t addr, uint64
 	return -1;
 }
 
-/* The rings of a staged process. What a host that has not come to the end has left is taken as it is. */
+/*
+ * The rings of a staged process. What a host that has not come to the end has left is taken as it is. Returns 1 if some
+ * have been restored meanwhile.
+ */
 static int read_staged(
     const struct aior_process *process, struct aior_image *image, struct aior_error *error)
 {
@@ -306,19 +312,27 @@ static int read_staged(
 	if (found <= 0)
 		return found;
 	snprintf(name, sizeof(name), "process %d", (int)process->pid);
-	return aior_read_capsule(&live.memory, &capsule, error);
+	if (aior_read_capsule(&live.memory, &capsule, error))
+		return -1;
+	return !!live.memory.unseen;
 }
 
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
 	struct aior_process process;
+	int ret = 1;
 
 	memset(image, 0, sizeof(*image));
-	if (aior_process_open(pid, &process, error))
-		return -1;
-	describe(&process, image);
-	if (aior_read_rings(&process, image, error) || read_staged(&process, image, error) ||
-	    aior_sort_rings(image, error)) {
+	for (int i = 0; ret > 0 && i < LOOKS; i++) {
+		aior_image_free(image);
+		if (aior_process_open(pid, &process, error))
+			return -1;
+		describe(&process, image);
+		ret = aior_read_rings(&process, image, error);
+		if (!ret)
+			ret = read_staged(&process, image, error);
+	}
+	if (ret < 0 || aior_sort_rings(image, error)) {
 		aior_image_free(image);
 		return -1;
 	}

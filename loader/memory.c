@@ -62,7 +62,25 @@ int aior_read_ring(struct aior_memory *memory, uint64_t addr, uint64_t len, uint
 	return ring->content ? 0 : aior_fail_ring(error, EINVAL, "read", addr, "%s", memory->why);
 }
 
-/* The rings of a sound capsule; polls are grouped by ring, in ring order. */
+/*
+ * A restore that has not come to its end, or whose host has died, has left it live: then it is where rings are. What
+ * runs may be between the one and the other.
+ */
+static int is_live(struct aior_memory *memory, const struct aior_ring_record *record)
+{
+	for (size_t i = 0; i < memory->image->ring_count; i++) {
+		const struct aior_ring *ring = &memory->image->rings[i];
+
+		if (ring->addr == record->addr && ring->state != AIOR_STAGED)
+			return 1;
+	}
+	if (!(record->flags & AIOR_RING_LIVE))
+		return 0;
+	memory->unseen++;
+	return 1;
+}
+
+/* The rings of a sound capsule that are staged; polls are grouped by ring, in ring order. */
 static int read_staged(struct aior_memory *memory, const struct aior_table *table,
     const void *bytes, struct aior_error *error)
 {
@@ -70,16 +88,18 @@ static int read_staged(struct aior_memory *memory, const struct aior_table *tabl
 
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
-		struct aior_ring *ring;
+		int is_staged = !is_live(memory, record);
+		uint32_t polls = 0;
 
-		if (aior_read_ring(
-			memory, record->addr, record->len, record->prot, AIOR_STAGED, error))
-			return -1;
-		ring = &memory->image->rings[memory->image->ring_count - 1];
 		for (; poll < table->poll_count &&
 		       aior_capsule_poll(table, bytes, poll)->ring == record->addr;
 		     poll++)
-			ring->polls++;
+			polls++;
+		if (is_staged && aior_read_ring(memory, record->addr, record->len, record->prot,
+				     AIOR_STAGED, error))
+			return -1;
+		if (is_staged)
+			memory->image->rings[memory->image->ring_count - 1].polls = polls;
 	}
 	return 0;
 }
@@ -119,6 +139,7 @@ int aior_read_capsule(
 	void *bytes;
 	int ret;
 
+	capsule->may_be_live = 1;
 	if (table->state == AIOR_TABLE_DRAINING)
 		return read_draining(memory, capsule, error);
 	if (table->state == AIOR_TABLE_PREPARED)

@@ -28,6 +28,13 @@ void aior_leave_parked(struct aior_stopped *stopped);
 int aior_restore_parked(struct aior_parked *parked, const struct aior_options *options,
     struct aior_outcome *outcome, struct aior_error *error);
 
+/*
+ * The same of one whose threads are not parked, though it is staged: who held them (aior_stage_traced()) has died. Fails with
+ * EBUSY if it has staged itself.
+ */
+int aior_restore_left(const struct aior_process *process, const struct aior_capsule *capsule,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);
+
 /* The ring whose requests are not at their end, by its address; 0: that is not known. */
 uint64_t aior_draining_ring(const struct aior_process *process, const struct aior_capsule *capsule);
 

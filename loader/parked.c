@@ -171,8 +171,10 @@ static int load_thread(
 	thread->regs_len = len;
 	thread->is_captured = 1;
 	take_record(parked->process, thread, record);
-	if (!parked->injected || record->flags & AIOR_THREAD_INJECTED)
+	if (!parked->injected || record->flags & AIOR_THREAD_INJECTED) {
 		parked->injected = thread;
+		parked->record = record;
+	}
 	parked->count++;
 	return 0;
 }
@@ -229,6 +231,7 @@ void aior_parked_free(struct aior_parked *parked)
 	parked->bytes = parked->code_bytes = NULL;
 	parked->code = 0;
 	parked->injected = NULL;
+	parked->record = NULL;
 	parked->count = 0;
 }
 
@@ -399,13 +402,10 @@ int aior_parked_note_scratch(struct aior_parked *parked, uint64_t at, uint64_t l
 
 /* ---- letting go ---- */
 
-static uint32_t record_index(
-    const struct aior_parked *parked, const struct aior_thread_record *record)
+uint64_t aior_parked_record(const struct aior_parked *parked)
 {
-	const struct aior_table *table = &parked->capsule.table;
-
-	return (uint32_t)(((const unsigned char *)record - parked->bytes - table->threads) /
-			  table->thread_stride);
+	return parked->capsule.addr +
+	       (uint64_t)((const unsigned char *)parked->record - parked->bytes);
 }
 
 /* What is unmapped in one piece must be the capsule, its guards and the code, and nothing of the program's. */
@@ -452,10 +452,7 @@ int aior_parked_adopt(
 		return damaged(parked, error, "something else lies between it and its code");
 	}
 	/* Where it is found, if we die behind a call, says whose record is its. */
-	injection->sp = capsule->addr + capsule->table.threads + 8;
-	if (record)
-		injection->sp +=
-		    (uint64_t)record_index(parked, record) * capsule->table.thread_stride;
+	injection->sp = aior_parked_record(parked) + 8;
 	injection->scratch = record ? record->scratch : 0;
 	injection->scratch_len = record ? record->scratch_len : 0;
 	return 0;
@@ -473,17 +470,12 @@ void aior_parked_trim(const struct aior_table *table, struct aior_injection *inj
 
 void aior_parked_tidy(struct aior_parked *parked, struct aior_injection *injection)
 {
-	struct aior_thread_record *record = injected_record(parked);
 	arch_regs regs = injection->thread->regs;
 
-	if (!record)
-		return;
 	aior_parked_trim((const void *)parked->bytes, injection);
 	aior_inject_unmap_scratch(injection);
 	aior_parked_note_scratch(parked, 0, 0);
-	aior_park_regs(aior_parked_blob(parked), parked->code,
-	    parked->capsule.addr + parked->capsule.table.threads +
-		(uint64_t)record_index(parked, record) * parked->capsule.table.thread_stride + 16,
+	aior_park_regs(aior_parked_blob(parked), parked->code, aior_parked_record(parked) + 16,
 	    &regs, injection->thread->regs_len);
 	aior_set_regs(injection->thread->tid, &regs, injection->thread->regs_len);
 }

@@ -15,7 +15,8 @@ struct aior_parked {
 	unsigned char *code_bytes;    /* the blob that the threads sleep in, and ... */
 	uint64_t code;                /* ... where it is */
 	struct aior_tracee *injected; /* the thread that has run it; or one that is parked */
-	size_t count;                 /* of parked threads */
+	const struct aior_thread_record *record; /* its own, in `bytes` */
+	size_t count;                            /* of parked threads */
 	int is_running; /* a restore blob goes on in `injected`, which is not ours to stop any more */
 };
 
@@ -41,6 +42,9 @@ const struct aior_blob *aior_parked_blob(const struct aior_parked *parked);
 int aior_parked_finish(struct aior_parked *parked);
 /* The events alone, of threads that have no records, since they are not parked. */
 int aior_parked_wait_again(struct aior_parked *parked);
+
+/* Where in the process the record of the thread `injected` lies. */
+uint64_t aior_parked_record(const struct aior_parked *parked);
 
 /* Whether a host that has not come to the end has restored the rings already. */
 int aior_parked_is_live(const struct aior_parked *parked);

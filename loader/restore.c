@@ -42,16 +42,10 @@ static void park_again(const struct aior_parked *parked)
 {
 	const struct aior_blob *blob = aior_parked_blob(parked);
 	const struct aior_tracee *thread = parked->injected;
-	const struct aior_table *table = table_of(parked);
 	arch_regs regs = thread->regs;
-	uint32_t i = 0;
 
-	while (i + 1 < table->thread_count &&
-	       aior_capsule_thread(table, parked->bytes, i)->tid != (uint32_t)thread->tid)
-		i++;
-	aior_park_regs(blob, parked->code,
-	    parked->capsule.addr + table->threads + (uint64_t)i * table->thread_stride + 16, &regs,
-	    thread->regs_len);
+	aior_park_regs(
+	    blob, parked->code, aior_parked_record(parked) + 16, &regs, thread->regs_len);
 	aior_set_regs(thread->tid, &regs, thread->regs_len);
 }
 
@@ -113,6 +107,13 @@ static int wait_for_blob(const struct aior_parked *parked, struct aior_injection
 	return aior_inject_wait(injection, &limits);
 }
 
+/* The addresses that it takes, in front of aior_inject_place(). */
+static void want_room(const struct aior_parked *parked, struct aior_injection *injection)
+{
+	injection->spare_len =
+	    aior_grow_room(parked->process->task, table_of(parked), parked->bytes);
+}
+
 /* The blob is there: runs it, on rings that are as large as they must be here. */
 static int restore_rings(struct aior_parked *parked, struct aior_injection *injection,
     const struct aior_options *options, const struct aior_args *args, size_t *grown,
@@ -159,6 +160,7 @@ static int run_blob(struct aior_parked *parked, const struct aior_options *optio
 		return aior_fail(error, errno, "capsule", "the capsule cannot be written: %s",
 		    aior_errno_text(errno));
 	}
+	want_room(parked, &injection);
 	ret = aior_inject_place(&injection, 0, error);
 	if (!ret) {
 		/* If we die, the thread sleeps in there: whoever comes next must find it. */
@@ -288,10 +290,6 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 	if (parked->capsule.table.state != AIOR_TABLE_PREPARED &&
 	    aior_check_capsule(&parked->capsule, parked->arch, error))
 		return -1;
-	if (!parked->capsule.table.thread_count)
-		return aior_fail(error, EBUSY, "capsule",
-		    "process %d has staged itself: it must restore itself (aior_restore_self())",
-		    (int)parked->process->pid);
 	if (ptrace_options ? adopt_parked(parked, *ptrace_options, error)
 			   : aior_stop_parked(parked, options, error))
 		return -1;
@@ -316,7 +314,9 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 		outcome->was_so = 1;
 		return 0;
 	}
-	return restore_found(&parked, options, NULL, outcome, error);
+	if (parked.capsule.table.thread_count)
+		return restore_found(&parked, options, NULL, outcome, error);
+	return aior_restore_left(&process, &parked.capsule, options, outcome, error);
 }
 
 struct work {
@@ -381,7 +381,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	    .gate = aior_find_gate(parked->process, parked->arch),
 	    .options = ptrace_options | PTRACE_O_TRACESYSGOOD,
 	};
-	size_t grown;
+	size_t grown = 0;
 	int ret;
 
 	if (injection.thread->has_filter)
@@ -389,6 +389,7 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	injection.thread->has_moved = 1;
 	if (aior_inject_begin(&injection, error))
 		return -1;
+	want_room(parked, &injection);
 	ret = aior_inject_place(&injection, 0, error) ? -1 : 0;
 	if (!ret) {
 		aior_journal_write(parked->process, &injection);
@@ -396,7 +397,8 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 		ret = aior_inject_map(&injection, error);
 	}
 	if (!ret) {
-		ret = restore_rings(parked, &injection, options, &args, &grown, error);
+		if (!aior_parked_is_live(parked))
+			ret = restore_rings(parked, &injection, options, &args, &grown, error);
 		if (!ret) {
 			read_results(parked);
 			aior_report_restore(&outcome->rings, table, parked->bytes);
@@ -411,27 +413,35 @@ static int run_traced(struct aior_parked *parked, unsigned long ptrace_options,
 	return ret;
 }
 
-static int restore_traced(struct aior_parked *parked, unsigned long ptrace_options,
-    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
+/* Reads the capsule of a process none of whose threads is parked. */
+static int load_unparked(struct aior_parked *parked, struct aior_error *error)
 {
-	const struct aior_table *table;
-	int ret;
+	struct aior_table *table = &parked->capsule.table;
 
 	parked->arch = aior_process_arch(parked->process);
+	/* Who held the threads may have died right behind the blob. */
+	aior_count_polls(table);
 	if (aior_check_capsule(&parked->capsule, parked->arch, error))
 		return -1;
-	table = &parked->capsule.table;
 	parked->bytes = malloc(table->total);
 	if (!parked->bytes || aior_read_memory(parked->process->task, parked->capsule.addr,
 				  parked->bytes, table->total))
 		return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
 		    aior_errno_text(errno));
-	*table_of(parked) = *table; /* as it has been checked */
-	if (check(parked, error) || aior_adopt_stopped(parked->process, aior_calls_of(parked->arch),
-					ptrace_options, NULL, &parked->stopped, error))
-		return -1;
+	*table_of(parked) = *table;
+	return aior_parked_is_live(parked) ? 0 : check(parked, error);
+}
+
+/* All its threads are stopped. */
+static int restore_unparked(struct aior_parked *parked, unsigned long ptrace_options,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
+{
+	const struct aior_table *table = &parked->capsule.table;
+	int ret;
+
 	parked->injected = aior_choose_thread(parked->stopped);
-	aior_reset_records(table, parked->bytes);
+	if (!aior_parked_is_live(parked))
+		aior_reset_records(table, parked->bytes);
 	ret = aior_reserve_lost(&outcome->rings, table->poll_count, error);
 	if (!ret && aior_write_memory(
 			parked->process->task, parked->capsule.addr, parked->bytes, table->total))
@@ -441,6 +451,46 @@ static int restore_traced(struct aior_parked *parked, unsigned long ptrace_optio
 		ret = run_traced(parked, ptrace_options, options, outcome, error);
 	aior_release(parked->stopped);
 	aior_journal_remove(parked->process);
+	return ret;
+}
+
+static int restore_traced(struct aior_parked *parked, unsigned long ptrace_options,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
+{
+	if (load_unparked(parked, error) ||
+	    aior_adopt_stopped(parked->process, aior_calls_of(parked->arch), ptrace_options, NULL,
+		&parked->stopped, error))
+		return -1;
+	return restore_unparked(parked, ptrace_options, options, outcome, error);
+}
+
+int aior_restore_left(const struct aior_process *process, const struct aior_capsule *capsule,
+    const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error)
+{
+	struct aior_parked parked = {.process = process, .capsule = *capsule};
+	uint64_t begin = aior_now(CLOCK_MONOTONIC), middle;
+	int ret;
+
+	if (!capsule->table.threads)
+		return aior_fail(error, EBUSY, "capsule",
+		    "process %d has staged itself, and has a capsule at 0x%llx: it must restore "
+		    "itself (aior_restore_self())",
+		    (int)process->pid, (unsigned long long)capsule->addr);
+	ret = load_unparked(&parked, error);
+	if (!ret)
+		ret = aior_stop(process, AIOR_TO_INJECT, &parked.stopped, error);
+	if (!ret && aior_capture(parked.stopped, process, error)) {
+		aior_release(parked.stopped);
+		ret = -1;
+	} else if (!ret) {
+		middle = aior_now(CLOCK_MONOTONIC);
+		outcome->stop_ns = middle - begin;
+		outcome->thread_count = parked.stopped->count;
+		ret = restore_unparked(&parked, PTRACE_O_TRACESYSGOOD, options, outcome, error);
+		outcome->finish_ns = aior_now(CLOCK_MONOTONIC) - middle;
+		outcome->stood_ns = outcome->stop_ns + outcome->finish_ns;
+	}
+	aior_parked_free(&parked);
 	return ret;
 }
 

@@ -108,13 +108,14 @@ static int take_up(
 	    .capsule = *capsule,
 	};
 	struct aior_injection injection;
+	struct aior_outcome own = {0};
 	int ret = 1;
 
-	if (!capsule->table.thread_count)
-		return aior_fail(error, EBUSY, "capsule",
-		    "process %d has staged itself, and has a capsule at 0x%llx: it must restore "
-		    "itself first",
-		    (int)staging->process.pid, (unsigned long long)capsule->addr);
+	if (!capsule->table.thread_count) {
+		ret = aior_restore_left(&staging->process, capsule, NULL, &own, error);
+		aior_outcome_free(&own);
+		return ret;
+	}
 	if (capsule->table.state > AIOR_TABLE_STAGED || capsule->table.state == AIOR_TABLE_IMAGE)
 		return aior_check_capsule(capsule, staging->arch, error);
 	if (aior_stop_parked(&parked, staging->options, error))
@@ -149,10 +150,11 @@ static int look_at_capsule(
 {
 	int pid = (int)staging->process.pid;
 
-	if (capsule->table.state != AIOR_TABLE_STAGED)
+	if (capsule->table.state != AIOR_TABLE_STAGED ||
+	    (capsule->table.threads && aior_has_rings(&staging->process)))
 		return aior_fail(error, EBUSY, "capsule",
-		    "process %d has a capsule at 0x%llx, of a stage that has not come to its end: "
-		    "`aio-restorer restore %d` first",
+		    "process %d has a capsule at 0x%llx, of a stage or a restore that has not come "
+		    "to its end: `aio-restorer restore %d` first",
 		    pid, (unsigned long long)capsule->addr, pid);
 	if (aior_has_rings(&staging->process))
 		return aior_fail(error, EBUSY, "capsule",
@@ -258,10 +260,11 @@ static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
 	table->polls = table->rings + table->ring_count * table->ring_stride;
 	table->poll_stride = sizeof(struct aior_poll_record);
 	table->total = table->polls;
-	if (!staging->parks)
-		return 0;
+	/* One that a process has made of itself says nothing of threads; this one says that none is parked. */
 	table->threads = table->polls;
 	table->thread_stride = sizeof(struct aior_thread_record);
+	if (!staging->parks)
+		return 0;
 	table->thread_count = fill_threads(staging, (void *)((char *)table + table->threads));
 	table->polls = table->threads + table->thread_count * table->thread_stride;
 	table->total = table->polls;

@@ -216,7 +216,8 @@ struct aior_table {
 	uint32_t polls; /* offset of the poll records */
 	uint32_t poll_count;
 	uint32_t poll_stride;
-	uint32_t threads; /* offset of what the threads were doing; 0: nothing is said */
+	uint32_t threads; /* offset of what the threads were doing; 0: nothing is said, as
+			 * by a process that has staged itself */
 	uint32_t thread_count;
 	uint32_t thread_stride;
 	uint32_t possible_cpus; /* of the host */

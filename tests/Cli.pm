@@ -399,7 +399,7 @@ sub is_parked
 }
 
 # What the tool has left behind of that process, outside of it.
-sub journal { my ($pid) = @_; return glob "/run/aio-restorer/*$pid*" }
+sub journal { my ($pid) = @_; return glob "/run/aio-restorer/$pid-*" }
 
 sub state_of
 {

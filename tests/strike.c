@@ -3,7 +3,7 @@
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
  *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --refuse N I | --run N ACTION] [--only CALL]
- *          [--log FILE] COMMAND...
+ *          [--alone] [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
@@ -14,8 +14,10 @@
  * --only CALL no others are counted: see the table below.
  * --refuse    the same with the I-th of the errors that this call can have, counted from 0 (and from there again,
  *             if it has fewer): tests/errnos.h.
+ * --alone     its children are not followed, which it may want to trace itself; nor are its threads.
  * --log FILE  a line for each call, with its number, its thread and how many errors it can have; "fails with ERRNO"
- *             behind the one that does; the last one is where it happened, if that has ended it. Otherwise, and
+ *             behind the one that does; the last one is where it happened, if that has ended it. Those that may change
+ *             something outside of the process end in "!": behind any other all is as behind the one before. Otherwise, and
  *             without any of the above, only how many there were, as the last line of stderr: "N calls".
  *
  * Ends as the command does: its exit status, 128 + signal; 125 if it cannot be done here.
@@ -54,7 +56,7 @@ static const struct call {
 struct strike {
 	enum kind kind;
 	unsigned long at; /* counted from 1 */
-	int what, is_done;
+	int what, is_done, is_alone;
 	const char *action;
 	const struct call *only; /* NULL: all */
 	FILE *log;
@@ -109,6 +111,18 @@ static void begin_to_fail(struct strike *strike, pid_t tid, struct __ptrace_sysc
 		strike->failing = tid;
 }
 
+static int is_seen_by_others(uint64_t nr)
+{
+	static const long calls[] = {SYS_ptrace, SYS_process_vm_writev, SYS_pwrite64, SYS_sendmsg,
+	    SYS_sendto, SYS_kill, SYS_tkill, SYS_tgkill, SYS_clone, SYS_clone3, SYS_linkat,
+	    SYS_unlinkat, SYS_renameat2};
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+		if (nr == (uint64_t)calls[i])
+			return 1;
+	return 0;
+}
+
 static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
 	if (!is_counted(strike, info))
@@ -120,12 +134,13 @@ static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_i
 		unsigned errnos =
 		    info->arch == strike->arch ? count_errnos((long)info->entry.nr) : 0;
 
-		fprintf(strike->log, "%lu %d %u %lld(%llx, %llx, %llx, %llx)\n", strike->calls,
+		fprintf(strike->log, "%lu %d %u %lld(%llx, %llx, %llx, %llx)%s\n", strike->calls,
 		    (int)tid, errnos, (long long)info->entry.nr,
 		    (unsigned long long)info->entry.args[0],
 		    (unsigned long long)info->entry.args[1],
 		    (unsigned long long)info->entry.args[2],
-		    (unsigned long long)info->entry.args[3]);
+		    (unsigned long long)info->entry.args[3],
+		    is_seen_by_others(info->entry.nr) ? "!" : "");
 		fflush(strike->log);
 	}
 	if (strike->calls != strike->at)
@@ -207,8 +222,9 @@ static int follow(struct strike *strike)
 	return end;
 }
 
-static pid_t spawn(char **command)
+static pid_t spawn(const struct strike *strike, char **command)
 {
+	unsigned long children = strike->is_alone ? 0 : PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
 	pid_t pid = fork();
 	int status;
 
@@ -221,8 +237,7 @@ static pid_t spawn(char **command)
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status) ||
 	    ptrace(PTRACE_SETOPTIONS, pid, 0,
-		PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK |
-		    PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL) ||
+		PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL | children) ||
 	    ptrace(PTRACE_SYSCALL, pid, 0, 0))
 		die("strike");
 	return pid;
@@ -255,6 +270,10 @@ int main(int argc, char **argv)
 			strike.only = find_call(argv[++i]);
 			continue;
 		}
+		if (!strcmp(option, "alone")) {
+			strike.is_alone = 1;
+			continue;
+		}
 		strike.kind = !strcmp(option, "kill")     ? KILL
 			      : !strcmp(option, "late")   ? LATE
 			      : !strcmp(option, "signal") ? SIGNAL
@@ -270,11 +289,12 @@ int main(int argc, char **argv)
 	}
 	if (i >= argc) {
 		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | "
-		      "--refuse N I | --run N ACTION] [--only CALL] [--log FILE] COMMAND...\n",
+		      "--refuse N I | --run N ACTION] [--only CALL] [--alone] [--log FILE] "
+		      "COMMAND...\n",
 		    stderr);
 		return 125;
 	}
-	strike.pid = spawn(argv + i);
+	strike.pid = spawn(&strike, argv + i);
 	status = follow(&strike);
 	if (!strike.log)
 		fprintf(stderr, "%lu calls\n", strike.calls);

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+#
+# Something happens to a command at one of its system calls: what tests/strike.c does, for tests that let it happen at
+# each of them.
+#
+# FAULTS says at how many calls: some, drawn at random (SEED), as each test says; all: at each of them.
+package Strike;
+use strict;
+use warnings;
+use Cli;
+use Exporter 'import';
+use List::Util qw(shuffle);
+use Time::HiRes qw(time);
+
+our @EXPORT = qw($FAULTS $SEED calls_of calls_that_matter draw strike);
+
+our $FAULTS = $ENV{FAULTS};
+our $SEED = $ENV{SEED} // time ^ $$;
+srand $SEED;
+
+# How many it makes.
+sub calls_of
+{
+    my @command = @_;
+    my $result = run_command("$BUILD/tests/strike", @command);
+    return $result->{err} =~ /^(\d+) calls$/m ? $1 : die "strike: $result->{status} $result->{err}";
+}
+
+# The numbers of those behind one that may change something outside of it; options of strike's come first.
+sub calls_that_matter
+{
+    my @command = @_;
+    my $log = fresh('.calls');
+    run_command("$BUILD/tests/strike", '--log', $log, @command);
+    return map { /^(\d+) .*!$/ ? $1 + 1 : () } split /\n/, slurp($log);
+}
+
+# So many of them, in order, or as many as FAULTS says.
+sub draw
+{
+    my ($most, @calls) = @_;
+    my $faults = $FAULTS // $most;
+    @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
+    return sort { $a <=> $b } @calls;
+}
+
+# Runs a command so; {call} is the one at which it happened, or the last.
+sub strike
+{
+    my %options = ref $_[0] ? %{ shift @_ } : ();
+    my @command = @_;
+    my $log = fresh('.calls');
+    my $result = run_command(\%options, "$BUILD/tests/strike", '--log', $log, @command);
+    ($result->{call}) = slurp($log) =~ /(.*)\n\z/;
+    $result->{call} //= 'none';
+    unlink $log;
+    return $result;
+}
+
+1;
