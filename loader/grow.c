@@ -471,15 +471,21 @@ void aior_growth_free(struct aior_growth *growth)
 	growth->count = 0;
 }
 
+uint64_t aior_settled_len(const struct aior_ring_record *record, const struct aio_ring *header)
+{
+	return record->room > record->len && record->room <= AIO_RING_MAX_LEN &&
+		       aio_ring_check(header, record->room) == AIO_RING_OK
+		   ? record->room
+		   : record->len;
+}
+
 void aior_settle(pid_t task, const struct aior_table *table, void *bytes)
 {
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		struct aior_ring_record *record = (void *)aior_capsule_ring(table, bytes, i);
 		struct aio_ring header;
 
-		if (record->room > record->len && record->room <= AIO_RING_MAX_LEN &&
-		    !aior_read_memory(task, record->addr, &header, sizeof(header)) &&
-		    aio_ring_check(&header, record->room) == AIO_RING_OK)
-			record->len = record->room;
+		if (!aior_read_memory(task, record->addr, &header, sizeof(header)))
+			record->len = aior_settled_len(record, &header);
 	}
 }

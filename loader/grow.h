@@ -63,6 +63,11 @@ void aior_keep_room(struct aior_injection *injection, uint64_t capsule, void *by
 /* Gives it back, while nobody runs in there yet. */
 void aior_release_room(struct aior_injection *injection, uint64_t capsule, void *bytes);
 
+/*
+ * How long a staged ring is, by its record and its header: whoever has made it larger may have died before he could
+ * write that into the record.
+ */
+uint64_t aior_settled_len(const struct aior_ring_record *record, const struct aio_ring *header);
 /* If whoever made a ring larger died before its record said so: it says so now, in `bytes`. */
 void aior_settle(pid_t task, const struct aior_table *table, void *bytes);
 

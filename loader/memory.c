@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "grow.h"
 
 /* Allocates and reads it; NULL, and memory->why says why. The caller frees it. */
 static void *read_bytes(struct aior_memory *memory, uint64_t addr, uint64_t len)
@@ -89,14 +89,18 @@ static int read_staged(struct aior_memory *memory, const struct aior_table *tabl
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		const struct aior_ring_record *record = aior_capsule_ring(table, bytes, i);
 		int is_staged = !is_live(memory, record);
+		struct aio_ring header;
 		uint32_t polls = 0;
+		uint64_t len = record->len;
 
 		for (; poll < table->poll_count &&
 		       aior_capsule_poll(table, bytes, poll)->ring == record->addr;
 		     poll++)
 			polls++;
-		if (is_staged && aior_read_ring(memory, record->addr, record->len, record->prot,
-				     AIOR_STAGED, error))
+		if (is_staged && !memory->copy(memory, &header, record->addr, sizeof(header)))
+			len = aior_settled_len(record, &header);
+		if (is_staged &&
+		    aior_read_ring(memory, record->addr, len, record->prot, AIOR_STAGED, error))
 			return -1;
 		if (is_staged)
 			memory->image->rings[memory->image->ring_count - 1].polls = polls;

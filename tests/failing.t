@@ -4,7 +4,7 @@
 # A system call of the tool fails, once, with an error that its manual page allows (tests/errnos.h): any of them,
 # in each command. The command then does its work all the same, or says what has failed, and nothing is lost by it.
 #
-# FAULTS says in how many ways for each command: 30 as a rule, drawn at random (SEED); all: in each.
+# FAULTS says in how many ways for each command: 10 as a rule, drawn at random (SEED); all: in each.
 # ONLY, a pattern, names the commands; FAULTS_LOG a file that each case is written to.
 use strict;
 use warnings;
@@ -15,7 +15,7 @@ use List::Util qw(shuffle);
 use Test::More;
 use Time::HiRes qw(time);
 
-my $faults = $ENV{FAULTS} // 30;
+my $faults = $ENV{FAULTS} // 10;
 my $only = $ENV{ONLY} // '';
 my $seed = $ENV{SEED} // time ^ $$;
 srand $seed;
