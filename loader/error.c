@@ -113,6 +113,9 @@ const char *aior_step_name(uint32_t step)
 
 const char *aior_step_advice(uint32_t step, int err)
 {
+	if (err == ENOSYS && step > AIOR_STEP_RING)
+		return "this kernel does not have a system call that it takes, or a filter forbids "
+		       "it";
 	if (err == ENOSYS)
 		return "the blob does not know this version of the argument block";
 	if (err == EPERM && step > AIOR_STEP_RING)

@@ -60,7 +60,7 @@ sub why_bad_message
     return if $call->{nr} =~ /^(?:1|64)\(2,/;
     return "exit status $result->{status}, and it says nothing" if $result->{status} && $text eq '';
     return "it says '$text'" if $text !~ /\A(?:aio-restorer: \S[^\n]*[^\s:]\n(?:\S[^\n]*\n)*)*\z/ || $text =~ /Success|\(null\)|unknown error|[^\x20-\x7e\n]/i;
-    return "it says that a process has gone: '$text'" if !$call->{is_gone} && $text =~ /has exited|no process/;
+    return "it says that a process has gone: '$text'" if !$call->{is_gone} && $text =~ /has exited|there is no process/;
     return;
 }
 
