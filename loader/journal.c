@@ -48,9 +48,19 @@ static int open_folder(int create)
 	return fd;
 }
 
-static void name_journal(const struct aior_process *process, char name[64])
+/* The journal's, and that under which it is written. */
+struct names {
+	char whole[64], partial[64];
+};
+
+static struct names name_journal(const struct aior_process *process)
 {
-	snprintf(name, 64, "%d-%llu", (int)process->pid, (unsigned long long)process->start_time);
+	unsigned long long start = process->start_time;
+	struct names names;
+
+	snprintf(names.whole, sizeof(names.whole), "%d-%llu", (int)process->pid, start);
+	snprintf(names.partial, sizeof(names.partial), "%d-%llu.new", (int)process->pid, start);
+	return names;
 }
 
 void aior_journal_write(const struct aior_process *process, const struct aior_injection *injection)
@@ -69,17 +79,21 @@ void aior_journal_write(const struct aior_process *process, const struct aior_in
 	    .scratch_len = injection->scratch_len,
 	    .is_for_staging = (uint64_t)injection->is_for_staging,
 	};
+	struct names names = name_journal(process);
 	int folder = open_folder(1), fd;
-	char name[64];
 
 	if (folder < 0)
 		return;
 	memcpy(journal.regs, &thread->regs, thread->regs_len);
-	name_journal(process, name);
-	fd = openat(folder, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	fd = openat(
+	    folder, names.partial, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0) {
-		if (write(fd, &journal, sizeof(journal)) != (ssize_t)sizeof(journal))
-			unlinkat(folder, name, 0);
+		/* At no moment it is half there, nor missing where there has been one. */
+		if (write(fd, &journal, sizeof(journal)) != (ssize_t)sizeof(journal) ||
+		    renameat(folder, names.partial, folder, names.whole)) {
+			unlinkat(folder, names.partial, 0);
+			unlinkat(folder, names.whole, 0);
+		}
 		close(fd);
 	}
 	close(folder);
@@ -87,26 +101,39 @@ void aior_journal_write(const struct aior_process *process, const struct aior_in
 
 void aior_journal_remove(const struct aior_process *process)
 {
+	struct names names = name_journal(process);
 	int folder = open_folder(0);
-	char name[64];
 
 	if (folder < 0)
 		return;
-	name_journal(process, name);
-	unlinkat(folder, name, 0);
+	unlinkat(folder, names.partial, 0);
+	unlinkat(folder, names.whole, 0);
 	close(folder);
+}
+
+/* Whether there is one, or one that is being written. */
+static int has_journal(const struct aior_process *process)
+{
+	struct names names = name_journal(process);
+	int folder = open_folder(0), has;
+
+	if (folder < 0)
+		return 0;
+	has = !faccessat(folder, names.whole, F_OK, AT_SYMLINK_NOFOLLOW) ||
+	      !faccessat(folder, names.partial, F_OK, AT_SYMLINK_NOFOLLOW);
+	close(folder);
+	return has;
 }
 
 static int read_journal(const struct aior_process *process, struct journal *journal)
 {
+	struct names names = name_journal(process);
 	int folder = open_folder(0), fd;
-	char name[64];
 	ssize_t n = -1;
 
 	if (folder < 0)
 		return -1;
-	name_journal(process, name);
-	fd = openat(folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	fd = openat(folder, names.whole, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0) {
 		n = read(fd, journal, sizeof(*journal));
 		close(fd);
@@ -251,20 +278,24 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 	struct aior_tracee *thread;
 	struct journal journal;
 
-	if (read_journal(process, &journal)) {
-		/* Its host may have died when it had not written it yet, and so had changed nothing. */
+	if (!has_journal(process))
+		return 0;
+	/* Its tracer has it to himself already: what is half there is of one who has died. */
+	if (process->tracer == gettid() && read_journal(process, &journal)) {
 		aior_journal_remove(process);
 		return 0;
 	}
 	do {
+		/* Whoever is at work on the process traces it. So nobody is when this succeeds: his journal is read then. */
 		if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
 			return -1;
-		thread = find_thread(stopped, &journal);
+		/* Its host may have died when it had not written it yet, and so had changed nothing. */
+		thread = read_journal(process, &journal) ? NULL : find_thread(stopped, &journal);
 		if (!thread || !is_at_work(thread, &journal))
 			break;
 		aior_continue(stopped);
 		if (aior_now(CLOCK_MONOTONIC) >= end)
-			return aior_fail(error, EAGAIN, "drain",
+			return aior_fail(error, EBUSY, "drain",
 			    "process %d is being staged, or restored, at this moment",
 			    (int)process->pid);
 		aior_nap(NS_PER_MS);

@@ -12,6 +12,9 @@
 #include "internal.h"
 #include "names.h"
 
+/* How often, a millisecond apart, a process is listed anew that is being staged or restored. */
+#define TRIES 3000
+
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
 static int read_memory(int mem, void *to, uint64_t addr, uint64_t len)
 {
@@ -287,20 +290,68 @@ static int read_staged(
 	return aior_read_capsule(&live.memory, &capsule, error);
 }
 
+static int list_once(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error)
+{
+	describe(process, image);
+	if (!aior_read_rings(process, image, error) && !read_staged(process, image, error) &&
+	    !aior_sort_rings(image, error))
+		return 0;
+	aior_image_free(image);
+	return -1;
+}
+
+static struct aior_capsule find_new(const struct aior_process *process)
+{
+	struct aior_capsule capsule;
+
+	if (aior_find_new_capsule(process->task, &capsule, NULL) != 1)
+		memset(&capsule, 0, sizeof(capsule));
+	return capsule;
+}
+
+static int has_live(const struct aior_image *image)
+{
+	for (size_t i = 0; i < image->ring_count; i++)
+		if (image->rings[i].state != AIOR_STAGED)
+			return 1;
+	return 0;
+}
+
+/*
+ * Whether somebody is staging or restoring it, so that what has been read may be half of the one and half of the
+ * other: its capsule has changed since, or there are rings besides in a process that is traced.
+ */
+static int is_on_its_way(const struct aior_process *process, const struct aior_capsule *before,
+    const struct aior_image *image, int failed)
+{
+	struct aior_capsule now = find_new(process);
+	struct aior_process again;
+
+	if (now.addr != before->addr || memcmp(&now.table, &before->table, sizeof(now.table)) != 0)
+		return 1;
+	return now.addr && (failed || has_live(image)) &&
+	       !aior_process_open(process->pid, &again, NULL) && again.tracer;
+}
+
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
 	struct aior_process process;
+	struct aior_capsule before;
+	int ret, tries = 0;
+	AIOR_UNCANCELLED;
 
 	memset(image, 0, sizeof(*image));
-	if (aior_process_open(pid, &process, error))
-		return -1;
-	describe(&process, image);
-	if (aior_read_rings(&process, image, error) || read_staged(&process, image, error) ||
-	    aior_sort_rings(image, error)) {
-		aior_image_free(image);
-		return -1;
-	}
-	return 0;
+	do {
+		if (tries)
+			aior_image_free(image);
+		if (aior_process_open(pid, &process, error))
+			return -1;
+		before = find_new(&process);
+		ret = list_once(&process, image, error);
+	} while (is_on_its_way(&process, &before, image, ret) && ++tries < TRIES &&
+		 !nanosleep(&(const struct timespec){.tv_nsec = 1000000}, NULL));
+	return ret;
 }
 
 struct sharer_search {
@@ -395,6 +446,7 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	struct aior_process process;
 	struct aior_stopped *stopped;
 	int ret;
+	AIOR_UNCANCELLED;
 
 	memset(image, 0, sizeof(*image));
 	if (error)

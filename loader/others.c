@@ -37,11 +37,27 @@ struct tracer {
 	int ret;
 };
 
+/*
+ * The kernel tells the tracer's program of each stop by a SIGCHLD. Where it has no handler that is thrown away, but
+ * not if the thread that it is meant for blocks it: then it goes to another, whose call may end with EINTR.
+ */
+static void let_stops_be_ignored(void)
+{
+	struct sigaction action;
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	if (!sigaction(SIGCHLD, NULL, &action) && action.sa_handler == SIG_DFL)
+		pthread_sigmask(SIG_UNBLOCK, &child, NULL);
+}
+
 static void *trace(void *data)
 {
 	struct tracer *tracer = data;
 
 	tracer->tid = gettid();
+	let_stops_be_ignored();
 	tracer->ret = tracer->function(tracer->data);
 	return NULL;
 }
@@ -144,6 +160,22 @@ int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_p
 	return found < 0 || aior_check_process(process, error) ? -1 : found;
 }
 
+/*
+ * Until a process stands still others may stage and restore it, who have a right to it as good as ours. What is
+ * in the capsule then must be what we have read before.
+ */
+static int is_still_there(const struct aior_parked *parked)
+{
+	struct aior_table now, then = parked->capsule.table;
+
+	if (aior_read_memory(parked->process->task, parked->capsule.addr, &now, sizeof(now)) ||
+	    memcmp(now.magic, AIOR_TABLE_MAGIC, sizeof(now.magic)) != 0)
+		return 0;
+	aior_count_polls(&now);
+	aior_count_polls(&then);
+	return !memcmp(&now, &then, sizeof(now));
+}
+
 int aior_stop_parked(
     struct aior_parked *parked, const struct aior_options *options, struct aior_error *error)
 {
@@ -155,8 +187,15 @@ int aior_stop_parked(
 	if (!error)
 		error = &own;
 	do {
-		if (aior_stop(parked->process, AIOR_PARKED, &parked->stopped, error))
-			return -1;
+		ret = aior_stop_staged(
+		    parked->process, parked->capsule.addr, &parked->stopped, error);
+		if (ret)
+			return ret;
+		if (!is_still_there(parked)) {
+			aior_leave_parked(parked->stopped);
+			parked->stopped = NULL;
+			return 1;
+		}
 		ret = aior_parked_load(parked, error);
 		if (!ret)
 			return 0;
@@ -170,6 +209,7 @@ int aior_stop_parked(
 			&parked->capsule.table, sizeof(parked->capsule.table)))
 			return -1;
 	} while (aior_now(CLOCK_MONOTONIC) < end);
+	error->err = EBUSY;
 	return -1;
 }
 

@@ -12,7 +12,11 @@
 int aior_open_other(pid_t pid, const struct aior_options *options, struct aior_process *process,
     struct aior_capsule *capsule, struct aior_error *error);
 
-/* Stops a process that has a capsule, and loads that; waits for a blob that is just ending. */
+/*
+ * Stops a process that has a capsule, and loads that; waits for a blob that is just ending. Returns 1, and it
+ * is not stopped, if another capsule is there by then, or none: somebody else has been at it, and it is to
+ * be opened anew.
+ */
 int aior_stop_parked(
     struct aior_parked *parked, const struct aior_options *options, struct aior_error *error);
 

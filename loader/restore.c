@@ -249,7 +249,10 @@ static int adopt_parked(
 	return 0;
 }
 
-/* `ptrace_options`: of its tracer, the caller; NULL: nobody has stopped it yet. */
+/*
+ * `ptrace_options`: of its tracer, the caller; NULL: nobody has stopped it yet, and 1 is returned if its capsule is
+ * another one when it is stopped.
+ */
 static int restore_found(struct aior_parked *parked, const struct aior_options *options,
     const unsigned long *ptrace_options, struct aior_outcome *outcome, struct aior_error *error)
 {
@@ -266,9 +269,10 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 		return aior_fail(error, EBUSY, "capsule",
 		    "process %d has staged itself: it must restore itself (aior_restore_self())",
 		    (int)parked->process->pid);
-	if (ptrace_options ? adopt_parked(parked, *ptrace_options, error)
-			   : aior_stop_parked(parked, options, error))
-		return -1;
+	ret = ptrace_options ? adopt_parked(parked, *ptrace_options, error)
+			     : aior_stop_parked(parked, options, error);
+	if (ret)
+		return ret;
 	outcome->stop_ns = aior_now(CLOCK_MONOTONIC) - begin;
 	ret = restore_loaded(parked, options, outcome, error);
 	aior_parked_free(parked);
@@ -280,17 +284,20 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 {
 	struct aior_process process;
 	struct aior_parked parked = {.process = &process};
-	int found;
+	int found, ret;
 
 	outcome->pid = pid;
-	found = aior_open_other(pid, options, &process, &parked.capsule, error);
-	if (found < 0)
-		return -1;
-	if (!found) {
-		outcome->was_so = 1;
-		return 0;
-	}
-	return restore_found(&parked, options, NULL, outcome, error);
+	do {
+		found = aior_open_other(pid, options, &process, &parked.capsule, error);
+		if (found < 0)
+			return -1;
+		if (!found) {
+			outcome->was_so = 1;
+			return 0;
+		}
+		ret = restore_found(&parked, options, NULL, outcome, error);
+	} while (ret > 0);
+	return ret;
 }
 
 struct work {
@@ -327,6 +334,7 @@ int aior_restore(const pid_t *pids, size_t count, const struct aior_options *opt
     struct aior_outcome *outcomes, struct aior_error *error)
 {
 	struct work work = {pids, count, options, outcomes, error};
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));
@@ -426,6 +434,7 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 	struct aior_process process;
 	struct aior_parked parked = {.process = &process};
 	int ret;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));

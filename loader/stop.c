@@ -21,6 +21,8 @@
 #define PATIENCE_NS (10000 * NS_PER_MS)
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_NS (100 * NS_PER_MS)
+/* How often a thread is seized that nobody seems to trace. */
+#define TRIES 10
 
 /* One that a signal has stopped is out, though the call is still shown: do_signal_stop() comes last in each. */
 int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t end)
@@ -77,22 +79,24 @@ struct stopping {
 	const struct aior_calls *calls;
 	struct aior_error *error;
 	enum aior_purpose purpose;
-	int has_failed;  /* and `error` says why */
-	pid_t in_submit; /* it does not come out of io_submit while others are stopped */
+	uint64_t capsule; /* AIOR_PARKED: where it lies */
+	int is_gone;      /* ... and lies no more */
+	int has_failed;   /* and `error` says why */
+	pid_t in_submit;  /* it does not come out of io_submit while others are stopped */
 };
 
-static int refuse_seize(
-    const struct aior_process *process, int err, int has_filter, struct aior_error *error)
+/* Why a thread could not be seized: `err`, or since `tracer` traces it. */
+static int refuse_seize(const struct aior_process *process, int err, int has_filter, int tracer,
+    struct aior_error *error)
 {
-	struct aior_process again;
-
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "stop", "process %d is a kernel thread", (int)process->pid);
-	if (!aior_process_open(process->pid, &again, NULL) && again.tracer)
+	if (tracer)
 		return aior_fail(error, EBUSY, "stop",
-		    "process %d is traced by process %d (a debugger?): end that first",
-		    (int)process->pid, (int)again.tracer);
+		    "process %d is traced by process %d (a debugger, or another call like this "
+		    "one): wait for its end, or end it",
+		    (int)process->pid, tracer);
 	if (has_filter)
 		return aior_fail(error, err, "stop",
 		    "process %d has a filter of system calls (seccomp): suspending it takes "
@@ -123,12 +127,32 @@ static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
 	return ptrace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
 }
 
+/*
+ * 0 or an errno, and who traces the thread. Another tracer may have let it go since it was refused to us: so
+ * only one that is there when we look is named.
+ */
+static int seize_from_others(pid_t tid, enum aior_purpose purpose, int *has_filter, int *tracer)
+{
+	int err = 0;
+
+	*tracer = 0;
+	for (int i = 0; i < TRIES && !*tracer; i++) {
+		if (!seize(tid, purpose, has_filter))
+			return 0;
+		err = errno;
+		if (err != EPERM)
+			break;
+		*tracer = (int)aior_status_number(tid, "\nTracerPid:");
+	}
+	return err;
+}
+
 static int seize_task(pid_t tid, void *data)
 {
 	struct stopping *stopping = data;
 	struct aior_stopped *stopped = stopping->stopped;
 	struct aior_tracee *thread;
-	int has_filter;
+	int has_filter, tracer, err;
 
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].tid == tid)
@@ -138,14 +162,13 @@ static int seize_task(pid_t tid, void *data)
 		stopping->in_submit = tid;
 		return -1;
 	}
-	if (seize(tid, stopping->purpose, &has_filter)) {
-		int err = errno;
-
+	err = seize_from_others(tid, stopping->purpose, &has_filter, &tracer);
+	if (err) {
 		/* An exited thread that is still listed says EPERM too. */
 		if (err == ESRCH || aior_task_has_exited(tid) || aior_is_worker(tid))
 			return 0;
 		stopping->has_failed = 1;
-		return refuse_seize(stopping->process, err, has_filter, stopping->error);
+		return refuse_seize(stopping->process, err, has_filter, tracer, stopping->error);
 	}
 	thread = aior_add_tracee(stopped, tid);
 	if (!thread) {
@@ -179,6 +202,15 @@ static void interrupt_thread(struct aior_stopped *stopped, struct aior_tracee *t
 	ptrace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
+static int has_capsule(const struct stopping *stopping)
+{
+	char magic[8];
+
+	return !aior_read_memory(
+		   stopping->process->task, stopping->capsule, magic, sizeof(magic)) &&
+	       !memcmp(magic, AIOR_TABLE_MAGIC, sizeof(magic));
+}
+
 /* All threads that there are now, beside each other. Returns -1, or how many new ones there were. */
 static int stop_more(struct stopping *stopping)
 {
@@ -187,6 +219,11 @@ static int stop_more(struct stopping *stopping)
 
 	if (aior_each_task(stopping->process->pid, seize_task, stopping))
 		return -1;
+	/* A thread in io_submit must not be interrupted, and those of a parked process are not asked. */
+	if (stopping->purpose == AIOR_PARKED && !has_capsule(stopping)) {
+		stopping->is_gone = 1;
+		return -1;
+	}
 	if (stopping->purpose != AIOR_PARKED && leave_io_submit(stopping, before))
 		return -1;
 	for (size_t i = before; i < stopped->count; i++)
@@ -255,13 +292,13 @@ static int try_to_stop(struct stopping *stopping)
 		if (stopped->threads[i].is_stopped)
 			return 0;
 	leave_all(stopped);
-	if (!stopping->has_failed && !stopping->in_submit)
+	if (!stopping->has_failed && !stopping->in_submit && !stopping->is_gone)
 		aior_fail(
 		    stopping->error, ESRCH, "stop", "process %d has exited", (int)process->pid);
 	return -1;
 }
 
-int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+static int stop(const struct aior_process *process, enum aior_purpose purpose, uint64_t capsule,
     struct aior_stopped **stopped, struct aior_error *error)
 {
 	struct stopping stopping = {
@@ -269,6 +306,7 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	    .calls = aior_calls_of(aior_process_arch(process)),
 	    .error = error,
 	    .purpose = purpose,
+	    .capsule = capsule,
 	};
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 
@@ -277,7 +315,7 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 		    (int)process->pid);
 	while (try_to_stop(&stopping)) {
 		if (!stopping.in_submit)
-			return -1;
+			return stopping.is_gone ? 1 : -1;
 		/* What it waits for may be up to a thread that we had stopped. */
 		if (!aior_leaves_io_submit(stopping.in_submit, stopping.calls, end))
 			return aior_fail(error, ETIMEDOUT, "stop",
@@ -287,6 +325,18 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	}
 	*stopped = stopping.stopped;
 	return 0;
+}
+
+int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+    struct aior_stopped **stopped, struct aior_error *error)
+{
+	return stop(process, purpose, 0, stopped, error);
+}
+
+int aior_stop_staged(const struct aior_process *process, uint64_t capsule,
+    struct aior_stopped **stopped, struct aior_error *error)
+{
+	return stop(process, AIOR_PARKED, capsule, stopped, error);
 }
 
 size_t aior_stopped_count(const struct aior_stopped *stopped)
