@@ -423,12 +423,20 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 int aior_check_process(const struct aior_process *process, struct aior_error *error)
 {
 	struct sharer_search search = {.pid = process->pid, .task = process->task};
+	struct aior_process again;
 	uint32_t arch;
 
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
 	aior_each_task(0, find_sharer, &search);
+	/* The helpers of a blob share it, too, as long as somebody stages it. */
+	if (search.sharer && !aior_process_open(process->pid, &again, NULL) &&
+	    (process->tracer || again.tracer))
+		return aior_fail(error, EBUSY, "open",
+		    "process %d is traced, and shares its memory with process %d: wait until "
+		    "whoever traces it (a debugger, or another call like this one) ends",
+		    (int)process->pid, (int)search.sharer);
 	if (search.sharer)
 		return aior_fail(error, EINVAL, "open",
 		    "process %d shares its memory with process %d: its rings are not its alone",
