@@ -69,7 +69,7 @@ sub layout
 
 sub current
 {
-    my $text = "soname $soname\n";
+    my $text = "# SPDX-License-Identifier: MIT\n# What the soname stands for: `tests/library-abi.t --record`, once for each soname.\nsoname $soname\n";
     for my $bits (64, 32) {
         my ($compiler) = @{ $compilers{$bits} } or next;
         $text .= "$bits $_\n" for split /\n/, layout($compiler);
