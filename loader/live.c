@@ -338,6 +338,11 @@ static int list_once(
 	return -1;
 }
 
+static int is_anothers(pid_t tracer)
+{
+	return tracer && tracer != gettid();
+}
+
 static struct aior_capsule find_new(const struct aior_process *process)
 {
 	struct aior_capsule capsule;
@@ -357,7 +362,7 @@ static int has_live(const struct aior_image *image)
 
 /*
  * Whether somebody is staging or restoring it, so that what has been read may be half of the one and half of the
- * other: its capsule has changed since, or there are rings besides in a process that is traced.
+ * other: its capsule has changed since, or there are rings besides in a process that another thread traces.
  */
 static int is_on_its_way(const struct aior_process *process, const struct aior_capsule *before,
     const struct aior_image *image, int failed)
@@ -368,7 +373,7 @@ static int is_on_its_way(const struct aior_process *process, const struct aior_c
 	if (now.addr != before->addr || memcmp(&now.table, &before->table, sizeof(now.table)) != 0)
 		return 1;
 	return now.addr && (failed || has_live(image)) &&
-	       !aior_process_open(process->pid, &again, NULL) && again.tracer;
+	       !aior_process_open(process->pid, &again, NULL) && is_anothers(again.tracer);
 }
 
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
@@ -464,11 +469,6 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 		}
 	}
 	return 0;
-}
-
-static int is_anothers(pid_t tracer)
-{
-	return tracer && tracer != gettid();
 }
 
 int aior_check_alone(const struct aior_process *process, struct aior_error *error)

@@ -156,7 +156,10 @@ static int still_draining(const struct aior_process *process, const struct aior_
 	return aior_stays_parked(process->pid, error);
 }
 
-/* Waits while the blob, which nobody traces any more, goes on in there. */
+/*
+ * Waits while the blob, which nobody traces any more, goes on in there. Returns 1; 0 if the capsule is not there any
+ * more by then: others may have restored it.
+ */
 static int wait_for_drain(const struct aior_process *process, struct aior_capsule *capsule,
     const struct aior_options *options, struct aior_error *error)
 {
@@ -171,18 +174,21 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 			return still_draining(process, capsule, ETIMEDOUT, error);
 		aior_nap(NS_PER_MS);
 		if (aior_read_memory(
-			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)))
-			return aior_fail(
-			    error, ESRCH, "drain", "process %d has exited", (int)process->pid);
+			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)) ||
+		    memcmp(capsule->table.magic, AIOR_TABLE_MAGIC, sizeof(capsule->table.magic)) !=
+			0)
+			return 0;
 	}
 	return 1;
 }
 
-int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
-    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error)
+/* As aior_open_other(), with `is_drained` 0 if it is to be called again. */
+static int open_once(pid_t pid, const struct aior_options *options, struct aior_process *process,
+    struct aior_capsule *capsule, int *is_drained, struct aior_error *error)
 {
 	int found;
 
+	*is_drained = 1;
 	if (aior_process_open(pid, process, error))
 		return -1;
 	if (process->is_kernel_thread)
@@ -196,11 +202,26 @@ int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *optio
 		return aior_fail(error, ESRCH, "open",
 		    "process %d has exited, or is becoming another program (execve)", (int)pid);
 	/* As long as the blob has helpers, they share the process's memory. */
-	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count)
+	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count) {
 		found = wait_for_drain(process, capsule, options, error);
+		*is_drained = !!found;
+	}
+	return found;
+}
+
+int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
+    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int found, is_drained;
+
+	do
+		found = open_once(pid, options, process, capsule, &is_drained, error);
+	while (!is_drained && !aior_gives_up(pid, begin, error));
+	if (found < 0 || !is_drained)
+		return -1;
 	/* Of one that is not staged, nobody wants more than that, unless he is to stage it. */
-	return found < 0 || ((found || is_to_stage) && aior_check_process(process, error)) ? -1
-											   : found;
+	return (found || is_to_stage) && aior_check_process(process, error) ? -1 : found;
 }
 
 int aior_is_still_there(const struct aior_parked *parked)

@@ -55,7 +55,18 @@ static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ri
 	outcome->heir_count++;
 }
 
-/* Finds out whether it has rings at all: a process that has none need not be stopped. */
+/* Somebody else has been at it meanwhile. */
+#define ANEW 2
+
+/* It has had no capsule, and then no rings: somebody may have staged it in between, and even restored it. */
+static int is_elsewhere(const struct aior_process *process)
+{
+	struct aior_capsule capsule;
+
+	return aior_find_new_capsule(process->task, &capsule, NULL) == 1 || aior_has_rings(process);
+}
+
+/* Finds out whether it has rings at all: a process that has none need not be stopped. Or returns ANEW. */
 static int find_relatives(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_mapping *mappings;
@@ -66,7 +77,9 @@ static int find_relatives(struct aior_staging *staging, struct aior_error *error
 		return -1;
 	for (size_t i = 0; i < count; i++)
 		has_rings |= mappings[i].is_ring;
-	if (!has_rings)
+	if (!has_rings && is_elsewhere(&staging->process))
+		ret = ANEW;
+	else if (!has_rings)
 		staging->is_done = staging->outcome->was_so = 1;
 	else if (aior_each_relative(&staging->process, mappings, count, note_relative, staging))
 		ret = aior_cannot_list(&staging->process, error);
@@ -96,9 +109,6 @@ static void keep_room(struct aior_staging *staging, struct aior_injection *injec
 		aior_keep_room(injection, parked->capsule.addr, parked->bytes, room_cpus(staging),
 		    &staging->outcome->rings);
 }
-
-/* Somebody else has been at it meanwhile. */
-#define ANEW 2
 
 /* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged; ANEW. */
 static int take_up(
@@ -169,35 +179,42 @@ static int look_at_capsule(const struct aior_process *process, const struct aior
 	return 1;
 }
 
-int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+/* As aior_staging_open(), or returns ANEW. */
+static int open_once(struct aior_staging *staging, pid_t pid, struct aior_error *error)
 {
-	uint64_t begin = aior_now(CLOCK_MONOTONIC);
 	struct aior_capsule capsule;
 	int found, is_staged = 0;
 
-	staging->outcome->pid = pid;
-	do {
-		staging->newest_pid = aior_newest_pid();
-		found =
-		    aior_open_other(pid, 1, staging->options, &staging->process, &capsule, error);
-		if (found < 0)
-			return -1;
-		staging->arch = aior_process_arch(&staging->process);
-		if (found)
-			is_staged = staging->is_traced
-					? look_at_capsule(&staging->process, &capsule, error)
-					: take_up(staging, &capsule, error);
-	} while (found && is_staged == ANEW && !aior_gives_up(pid, begin, error));
-	if (found && (is_staged < 0 || is_staged == ANEW))
+	staging->newest_pid = aior_newest_pid();
+	found = aior_open_other(pid, 1, staging->options, &staging->process, &capsule, error);
+	if (found < 0)
 		return -1;
-	if (found && is_staged)
+	staging->arch = aior_process_arch(&staging->process);
+	if (found)
+		is_staged = staging->is_traced ? look_at_capsule(&staging->process, &capsule, error)
+					       : take_up(staging, &capsule, error);
+	if (is_staged < 0 || is_staged == ANEW)
+		return is_staged;
+	if (is_staged)
 		staging->is_done = staging->outcome->was_so = staging->outcome->is_staged = 1;
 	if (!aior_blob(staging->arch, AIOR_OP_STAGE) || !aior_blob(staging->arch, AIOR_OP_RESTORE))
 		return aior_refuse(error,
 		    "process %d runs a program for %s: this build has no blobs for it (see `make "
 		    "blobs`)",
 		    (int)pid, aior_arch_text(staging->arch));
-	if (!staging->is_done && find_relatives(staging, error))
+	return staging->is_done ? 0 : find_relatives(staging, error);
+}
+
+int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int ret;
+
+	staging->outcome->pid = pid;
+	do
+		ret = open_once(staging, pid, error);
+	while (ret == ANEW && !aior_gives_up(pid, begin, error));
+	if (ret)
 		return -1;
 	staging->gate = aior_find_gate(&staging->process, staging->arch);
 	return 0;
