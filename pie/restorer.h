@@ -48,8 +48,9 @@
 #define AIOR_ARGS_SIZE_1 176u
 
 /* struct aior_args, flags: how the work is to be done. */
-#define AIOR_F_GROW 0x1u    /* a ring may come back larger, in the room behind it */
-#define AIOR_F_COMPACT 0x2u /* restore: start each ring at slot 0, with nothing but its pending events */
+#define AIOR_F_GROW 0x1u /* a ring may come back larger, in the room behind it */
+#define AIOR_F_COMPACT                                                                             \
+	0x2u /* restore: start each ring at slot 0, with nothing but its pending events */
 /* (No blob knows either of them yet: whoever places one lays the staged rings out so beforehand.) */
 
 /*
