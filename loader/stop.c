@@ -146,9 +146,11 @@ static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter, pid_t *t
 	for (int i = 0; i < TRIES && *tracer <= 0; i++) {
 		if (!seize_once(tid, purpose, has_filter))
 			return 0;
-		err = errno;
-		if (err != EPERM || aior_task_has_exited(tid))
+		err = errno == ENOENT ? ESRCH : errno;
+		if (err != EPERM && err != ESRCH)
 			break;
+		if (aior_task_has_exited(tid))
+			return ESRCH;
 		*tracer = (pid_t)aior_status_number(tid, "\nTracerPid:");
 	}
 	return err;
