@@ -3,8 +3,10 @@
  * The host library: the AIO rings of running processes and of images.
  *
  * A function that can fail returns 0, or -1 and fills the struct aior_error that it was given, which
- * may be NULL. There is no global state. Structures that a function fills are freed by the function
- * named in its comment.
+ * may be NULL. There is no global state: threads may work on different processes at the same time, and
+ * on the same one all but the first are refused with EBUSY, or find it done. Structures that a function
+ * fills are freed by the function named in its comment. All of this header is what the soname stands for:
+ * see COMPATIBILITY in aio-restorer(3).
  */
 #ifndef AIO_RESTORER_H
 #define AIO_RESTORER_H
@@ -122,8 +124,7 @@ AIOR_PUBLIC int aior_check_host(const struct aior_image *image, struct aior_erro
  * Restores the rings of an image in a fresh process, reaps what is pending there through
  * io_getevents, ends that process, and fills `result` with the rings as they were then and with
  * their events. Fails as aior_check_host() and as the restore blob do, and with EINVAL if a ring is
- * damaged, inherited or has no content. The caller's SIGCHLD disposition must let it wait for its
- * child. Free `result` with aior_image_free().
+ * damaged, inherited or has no content. Free `result` with aior_image_free().
  */
 AIOR_PUBLIC int aior_run(
     const struct aior_image *image, struct aior_image *result, struct aior_error *error);

@@ -692,7 +692,8 @@ static int look_everywhere(struct search *search)
 	return search->err;
 }
 
-int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error)
+static int find_capsule(
+    pid_t task, int looks_twice, struct aior_capsule *capsule, struct aior_error *error)
 {
 	struct search search = {
 	    .task = task,
@@ -706,7 +707,7 @@ int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_erro
 	int err;
 
 	err = look_everywhere(&search);
-	if (!err && !search.found && search.pagemap >= 0) {
+	if (!err && !search.found && search.pagemap >= 0 && looks_twice) {
 		search.is_second = 1;
 		err = look_everywhere(&search);
 	}
@@ -731,4 +732,14 @@ int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_erro
 		    "the capsule at 0x%llx cannot be read: %s", (unsigned long long)capsule->addr,
 		    aior_errno_text(errno));
 	return 1;
+}
+
+int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error)
+{
+	return find_capsule(task, 1, capsule, error);
+}
+
+int aior_find_new_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error)
+{
+	return find_capsule(task, 0, capsule, error);
 }

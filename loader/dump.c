@@ -331,6 +331,7 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 	char *beside = NULL;
 	FILE *file;
 	int fd, ret;
+	AIOR_UNCANCELLED;
 
 	if (!aior_arch_name(image->arch))
 		return aior_fail(error, EINVAL, "image", "its architecture is not known");

@@ -27,12 +27,19 @@ static int fsync_here(const struct aior_fence *fence)
 {
 	struct iocb iocb = {.aio_lio_opcode = IOCB_CMD_FSYNC, .aio_fildes = (uint32_t)fence->file};
 	struct iocb *iocbs[1] = {&iocb};
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOST_S * 1000000000ull, now;
 	struct timespec time = {.tv_sec = MOST_S};
 	struct io_event event;
+	long n;
 
 	if (syscall(__NR_io_submit, fence->ctx, 1l, iocbs) != 1)
 		return 0;
-	return syscall(__NR_io_getevents, fence->ctx, 1l, 1l, &event, &time) == 1 ? 0 : -1;
+	/* A signal may be delivered to us, the caller's own or one of a stop: the wait is for what is left. */
+	while ((n = syscall(__NR_io_getevents, fence->ctx, 1l, 1l, &event, &time)) < 0 &&
+	       errno == EINTR && (now = aior_now(CLOCK_MONOTONIC)) < end)
+		time = (struct timespec){
+		    (time_t)((end - now) / 1000000000u), (long)((end - now) % 1000000000u)};
+	return n == 1 ? 0 : -1;
 }
 
 void aior_fence_add(struct aior_fence *fence, const struct aior_stopped *stopped)

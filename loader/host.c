@@ -15,6 +15,7 @@
 int aior_get_host(struct aior_host *host, struct aior_error *error)
 {
 	static const char nr[] = "/proc/sys/fs/aio-nr", max_nr[] = "/proc/sys/fs/aio-max-nr";
+	AIOR_UNCANCELLED;
 
 	memset(host, 0, sizeof(*host));
 	host->possible_cpus = aior_possible_cpus();
@@ -206,6 +207,7 @@ static uint64_t room_of(const struct aior_image *image, size_t i)
 int aior_check_images(const struct aior_image *images, size_t count, struct aior_error *error)
 {
 	struct aior_host_check check;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));

@@ -560,12 +560,11 @@ static void look_at_helpers(struct aior_injection *injection)
 
 	while (i < injection->helper_count) {
 		pid_t pid = injection->helpers[i];
-		int status;
-		pid_t got = aior_wait_now(pid, &status);
+		int status, found = aior_poll_stop(pid, &status);
 
-		if (got == pid && WIFSTOPPED(status))
+		if (found > 0)
 			aior_trace(PTRACE_CONT, pid, 0, 0);
-		else if (got)
+		else if (found)
 			injection->helpers[i--] = injection->helpers[--injection->helper_count];
 		i++;
 	}
@@ -574,15 +573,13 @@ static void look_at_helpers(struct aior_injection *injection)
 /* A stop that is not ours, or the thread's end. */
 static int look_at_stop(struct aior_injection *injection)
 {
-	pid_t tid = injection->thread->tid, pid;
-	int status;
+	pid_t tid = injection->thread->tid;
+	int status, found;
 
 	look_at_helpers(injection);
-	pid = aior_wait_now(tid, &status);
-	if (pid != tid)
-		return pid < 0 && errno != EINTR ? -1 : 0;
-	if (!WIFSTOPPED(status))
-		return -1;
+	found = aior_poll_stop(tid, &status);
+	if (found <= 0)
+		return found;
 	if (status >> 16 == PTRACE_EVENT_CLONE)
 		add_helper(injection);
 	aior_trace(PTRACE_CONT, tid, 0,

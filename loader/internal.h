@@ -8,8 +8,30 @@
 #include "restorer.h"
 #include "ring.h"
 
+#include <pthread.h>
 #include <sys/uio.h>
 #include <time.h>
+
+/*
+ * At the head of a public function that opens, maps or stops something: a cancellation of the thread
+ * (pthread_cancel(3)) comes behind it, when all that is undone.
+ */
+#define AIOR_UNCANCELLED                                                                           \
+	int cancel_state_ __attribute__((cleanup(aior_may_be_cancelled), unused)) =                \
+	    aior_not_cancelled()
+
+static inline int aior_not_cancelled(void)
+{
+	int state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	return state;
+}
+
+static inline void aior_may_be_cancelled(const int *state)
+{
+	pthread_setcancelstate(*state, NULL);
+}
 
 /* error.c */
 
@@ -181,6 +203,12 @@ enum aior_purpose {
  */
 int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
     struct aior_stopped **stopped, struct aior_error *error);
+/*
+ * The same of a parked process, for AIOR_PARKED; its capsule lies there. Returns 1, and all go on, if there is none
+ * any more when nobody else can trace it: then it is parked no more.
+ */
+int aior_stop_staged(const struct aior_process *process, uint64_t capsule,
+    struct aior_stopped **stopped, struct aior_error *error);
 size_t aior_stopped_count(const struct aior_stopped *stopped);
 int aior_stopped_thread(const struct aior_stopped *stopped, size_t i, struct aior_thread *thread);
 /* They go on: waits that the stop has broken are made again. Frees `stopped`. */
@@ -244,6 +272,8 @@ struct aior_capsule {
  * of some milliseconds (capsule.c says which), as far as /proc/PID/pagemap can be had.
  */
 int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error);
+/* The same where it lies as whoever stages puts it: at the beginning of a mapping. That takes no time. */
+int aior_find_new_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error);
 /* Whether the table is that of a staged process on `arch` which can be restored here. */
 int aior_check_capsule(const struct aior_capsule *capsule, uint32_t arch, struct aior_error *error);
 /* The same in whatever state it is: its tables lie where it says, and in it. */

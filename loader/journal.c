@@ -231,6 +231,21 @@ static void remove_stale(int folder)
 	closedir(dir);
 }
 
+/* Whether there is one. Those of processes that have ended go. */
+static int has_journal(const struct aior_process *process)
+{
+	int folder = open_folder(0), has;
+	char name[64];
+
+	if (folder < 0)
+		return 0;
+	remove_stale(folder);
+	name_journal(process->pid, process->start_time, name);
+	has = !faccessat(folder, name, F_OK, AT_SYMLINK_NOFOLLOW) || errno != ENOENT;
+	close(folder);
+	return has;
+}
+
 /* Returns -1 if there is none of that process. */
 static int read_journal(const struct aior_process *process, struct journal *journal)
 {
@@ -239,7 +254,6 @@ static int read_journal(const struct aior_process *process, struct journal *jour
 
 	if (folder < 0)
 		return -1;
-	remove_stale(folder);
 	name_journal(process->pid, process->start_time, name);
 	ret = read_named(folder, name, journal);
 	close(folder);
@@ -392,20 +406,24 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 	struct aior_tracee *thread;
 	struct journal journal;
 
-	if (read_journal(process, &journal)) {
-		/* Its host may have died when it had not written it yet, and so had changed nothing. */
+	if (!has_journal(process))
+		return 0;
+	/* Its tracer has it to himself already: one that says nothing is of who has died. */
+	if (process->tracer == gettid() && read_journal(process, &journal)) {
 		aior_journal_remove(process);
 		return 0;
 	}
 	do {
+		/* Whoever is at work on the process traces it. So nobody is when this succeeds: his journal is read then. */
 		if (aior_stop(process, AIOR_TO_INJECT, &stopped, error))
 			return -1;
-		thread = find_thread(stopped, &journal);
+		/* Its host may have died when it had not written it yet, and so had changed nothing. */
+		thread = read_journal(process, &journal) ? NULL : find_thread(stopped, &journal);
 		if (!thread || !is_at_work(thread, &journal))
 			break;
 		aior_continue(stopped);
 		if (aior_now(CLOCK_MONOTONIC) >= end)
-			return aior_fail(error, EAGAIN, "drain",
+			return aior_fail(error, EBUSY, "drain",
 			    "process %d is being staged, or restored, at this moment",
 			    (int)process->pid);
 		aior_nap(NS_PER_MS);
@@ -418,6 +436,9 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 	if (thread)
 		finish(process, stopped, thread, &journal);
 	aior_journal_remove(process);
-	aior_release(stopped);
+	if (thread)
+		aior_release(stopped);
+	else
+		aior_leave_unchanged(process, stopped);
 	return 0;
 }

@@ -15,7 +15,12 @@
 /* How long others may share a process's memory that is to be its own. */
 #define MOMENT_NS 300000000ull
 
-/* At a process that is being restored while it is looked at: it may be between two looks. */
+#define NS_PER_MS 1000000ull
+/*
+ * How often, a millisecond apart, a process is listed that is being staged or restored; and how often, if only a ring
+ * is not there which its capsule says is live: nobody may be at work on it any more.
+ */
+#define TRIES 3000
 #define LOOKS 5
 
 /* Reads all of [addr, addr + len) of the process; -1 with errno. */
@@ -317,26 +322,81 @@ static int read_staged(
 	return !!live.memory.unseen;
 }
 
+/* Returns 1 as read_staged() does. */
+static int list_once(
+    const struct aior_process *process, struct aior_image *image, struct aior_error *error)
+{
+	int ret;
+
+	describe(process, image);
+	ret = aior_read_rings(process, image, error);
+	if (!ret)
+		ret = read_staged(process, image, error);
+	if (ret >= 0 && !aior_sort_rings(image, error))
+		return ret;
+	aior_image_free(image);
+	return -1;
+}
+
+static int is_anothers(pid_t tracer)
+{
+	return tracer && tracer != gettid();
+}
+
+static struct aior_capsule find_new(const struct aior_process *process)
+{
+	struct aior_capsule capsule;
+
+	if (aior_find_new_capsule(process->task, &capsule, NULL) != 1)
+		memset(&capsule, 0, sizeof(capsule));
+	return capsule;
+}
+
+static int has_live(const struct aior_image *image)
+{
+	for (size_t i = 0; i < image->ring_count; i++)
+		if (image->rings[i].state != AIOR_STAGED)
+			return 1;
+	return 0;
+}
+
+/*
+ * Whether somebody is staging or restoring it, so that what has been read may be half of the one and half of the
+ * other: its capsule has changed since, or there are rings besides in a process that another thread traces.
+ */
+static int is_on_its_way(const struct aior_process *process, const struct aior_capsule *before,
+    const struct aior_image *image, int failed)
+{
+	struct aior_capsule now = find_new(process);
+	struct aior_process again;
+
+	if (now.addr != before->addr || memcmp(&now.table, &before->table, sizeof(now.table)) != 0)
+		return 1;
+	return now.addr && (failed || has_live(image)) &&
+	       !aior_process_open(process->pid, &again, NULL) && is_anothers(again.tracer);
+}
+
 int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 {
 	struct aior_process process;
-	int ret = 1;
+	struct aior_capsule before;
+	int ret, tries = 0;
+	AIOR_UNCANCELLED;
 
 	memset(image, 0, sizeof(*image));
-	for (int i = 0; ret > 0 && i < LOOKS; i++) {
-		aior_image_free(image);
+	do {
+		if (tries) {
+			aior_image_free(image);
+			aior_nap(NS_PER_MS);
+		}
 		if (aior_process_open(pid, &process, error))
 			return -1;
-		describe(&process, image);
-		ret = aior_read_rings(&process, image, error);
-		if (!ret)
-			ret = read_staged(&process, image, error);
-	}
-	if (ret < 0 || aior_sort_rings(image, error)) {
-		aior_image_free(image);
-		return -1;
-	}
-	return 0;
+		before = find_new(&process);
+		ret = list_once(&process, image, error);
+		tries++;
+	} while ((tries < TRIES && is_on_its_way(&process, &before, image, ret < 0)) ||
+		 (tries < LOOKS && ret > 0));
+	return ret < 0 ? -1 : 0;
 }
 
 struct sharer_search {
@@ -414,14 +474,22 @@ static int read_threads(const struct aior_stopped *stopped, struct aior_image *i
 int aior_check_alone(const struct aior_process *process, struct aior_error *error)
 {
 	struct sharer_search search = {.pid = process->pid, .task = process->task};
+	struct aior_process again;
 
 	if (aior_each_task(0, find_sharer, &search) < 0)
 		return aior_cannot_list(process, error);
-	if (search.sharer)
-		return aior_fail(error, EINVAL, "open",
-		    "process %d shares its memory with process %d: its rings are not its alone",
+	if (!search.sharer)
+		return 0;
+	/* The helpers of a blob share it, too, as long as somebody stages it. */
+	if (is_anothers(process->tracer) ||
+	    (!aior_process_open(process->pid, &again, NULL) && is_anothers(again.tracer)))
+		return aior_fail(error, EBUSY, "open",
+		    "process %d is traced, and shares its memory with process %d: wait until "
+		    "whoever traces it (a debugger, or another call like this one) ends",
 		    (int)process->pid, (int)search.sharer);
-	return 0;
+	return aior_fail(error, EINVAL, "open",
+	    "process %d shares its memory with process %d: its rings are not its alone",
+	    (int)process->pid, (int)search.sharer);
 }
 
 /* A child of vfork(2) shares it for a moment only. */
@@ -478,6 +546,7 @@ int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_error *error)
 	struct aior_process process;
 	struct snapshot snapshot = {&process, image, error};
 	int ret;
+	AIOR_UNCANCELLED;
 
 	memset(image, 0, sizeof(*image));
 	if (error)

@@ -42,11 +42,27 @@ struct tracer {
 	int ret;
 };
 
+/*
+ * The kernel tells the tracer's program of each stop by a SIGCHLD. Where it has no handler that is thrown away, but
+ * not if the thread that it is meant for blocks it: then it goes to another, whose call may end with EINTR.
+ */
+static void let_stops_be_ignored(void)
+{
+	struct sigaction action;
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	if (!sigaction(SIGCHLD, NULL, &action) && action.sa_handler == SIG_DFL)
+		pthread_sigmask(SIG_UNBLOCK, &child, NULL);
+}
+
 static void *trace(void *data)
 {
 	struct tracer *tracer = data;
 
 	tracer->tid = gettid();
+	let_stops_be_ignored();
 	tracer->ret = tracer->function(tracer->data);
 	return NULL;
 }
@@ -140,7 +156,10 @@ static int still_draining(const struct aior_process *process, const struct aior_
 	return aior_stays_parked(process->pid, error);
 }
 
-/* Waits while the blob, which nobody traces any more, goes on in there. */
+/*
+ * Waits while the blob, which nobody traces any more, goes on in there. Returns 1; 0 if the capsule is not there any
+ * more by then: others may have restored it.
+ */
 static int wait_for_drain(const struct aior_process *process, struct aior_capsule *capsule,
     const struct aior_options *options, struct aior_error *error)
 {
@@ -155,18 +174,21 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 			return still_draining(process, capsule, ETIMEDOUT, error);
 		aior_nap(NS_PER_MS);
 		if (aior_read_memory(
-			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)))
-			return aior_fail(
-			    error, ESRCH, "drain", "process %d has exited", (int)process->pid);
+			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)) ||
+		    memcmp(capsule->table.magic, AIOR_TABLE_MAGIC, sizeof(capsule->table.magic)) !=
+			0)
+			return 0;
 	}
 	return 1;
 }
 
-int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
-    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error)
+/* As aior_open_other(), with `is_drained` 0 if it is to be called again. */
+static int open_once(pid_t pid, const struct aior_options *options, struct aior_process *process,
+    struct aior_capsule *capsule, int *is_drained, struct aior_error *error)
 {
 	int found;
 
+	*is_drained = 1;
 	if (aior_process_open(pid, process, error))
 		return -1;
 	if (process->is_kernel_thread)
@@ -180,11 +202,38 @@ int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *optio
 		return aior_fail(error, ESRCH, "open",
 		    "process %d has exited, or is becoming another program (execve)", (int)pid);
 	/* As long as the blob has helpers, they share the process's memory. */
-	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count)
+	if (found > 0 && capsule->table.state <= AIOR_TABLE_STAGED && capsule->table.thread_count) {
 		found = wait_for_drain(process, capsule, options, error);
+		*is_drained = !!found;
+	}
+	return found;
+}
+
+int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
+    struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int found, is_drained;
+
+	do
+		found = open_once(pid, options, process, capsule, &is_drained, error);
+	while (!is_drained && !aior_gives_up(pid, begin, error));
+	if (found < 0 || !is_drained)
+		return -1;
 	/* Of one that is not staged, nobody wants more than that, unless he is to stage it. */
-	return found < 0 || ((found || is_to_stage) && aior_check_process(process, error)) ? -1
-											   : found;
+	return (found || is_to_stage) && aior_check_process(process, error) ? -1 : found;
+}
+
+int aior_is_still_there(const struct aior_parked *parked)
+{
+	struct aior_table now, then = parked->capsule.table;
+
+	if (aior_read_memory(parked->process->task, parked->capsule.addr, &now, sizeof(now)) ||
+	    memcmp(now.magic, AIOR_TABLE_MAGIC, sizeof(now.magic)) != 0)
+		return 0;
+	aior_count_polls(&now);
+	aior_count_polls(&then);
+	return !memcmp(&now, &then, sizeof(now));
 }
 
 int aior_stop_parked(
@@ -198,8 +247,15 @@ int aior_stop_parked(
 	if (!error)
 		error = &own;
 	do {
-		if (aior_stop(parked->process, AIOR_PARKED, &parked->stopped, error))
-			return -1;
+		ret = aior_stop_staged(
+		    parked->process, parked->capsule.addr, &parked->stopped, error);
+		if (ret)
+			return ret;
+		if (!aior_is_still_there(parked)) {
+			aior_leave_parked(parked->stopped);
+			parked->stopped = NULL;
+			return 1;
+		}
 		ret = aior_parked_load(parked, error);
 		if (!ret)
 			return 0;
@@ -214,6 +270,7 @@ int aior_stop_parked(
 			return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
 			    aior_errno_text(errno));
 	} while (aior_now(CLOCK_MONOTONIC) < end);
+	error->err = EBUSY;
 	return -1;
 }
 
@@ -249,4 +306,24 @@ void aior_leave_parked(struct aior_stopped *stopped)
 			aior_nap(NS_PER_MS / 10);
 	free(stopped->threads);
 	free(stopped);
+}
+
+void aior_leave_unchanged(const struct aior_process *process, struct aior_stopped *stopped)
+{
+	struct aior_capsule capsule;
+
+	if (aior_find_new_capsule(process->task, &capsule, NULL) == 1 &&
+	    capsule.table.thread_count && capsule.table.state != AIOR_TABLE_PREPARED)
+		aior_leave_parked(stopped);
+	else
+		aior_continue(stopped);
+}
+
+int aior_gives_up(pid_t pid, uint64_t begin, struct aior_error *error)
+{
+	if (aior_now(CLOCK_MONOTONIC) - begin < MOMENT_NS)
+		return 0;
+	aior_fail(error, EBUSY, "capsule",
+	    "others stage and restore process %d all the time: wait for their end", (int)pid);
+	return 1;
 }

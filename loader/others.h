@@ -13,7 +13,21 @@
 int aior_open_other(pid_t pid, int is_to_stage, const struct aior_options *options,
     struct aior_process *process, struct aior_capsule *capsule, struct aior_error *error);
 
-/* Stops a process that has a capsule, and loads that; waits for a blob that is just ending. */
+/*
+ * Until a process stands still others may stage and restore it, who have a right to it as good as ours. What is
+ * in the capsule then must be what we have read before: whether it is.
+ */
+int aior_is_still_there(const struct aior_parked *parked);
+/* All go on as they were, whether or not somebody has parked them since. Frees `stopped`. */
+void aior_leave_unchanged(const struct aior_process *process, struct aior_stopped *stopped);
+/* Whether a process has been opened anew for so long, since `begin`, that it is not once more: fails with EBUSY. */
+int aior_gives_up(pid_t pid, uint64_t begin, struct aior_error *error);
+
+/*
+ * Stops a process that has a capsule, and loads that; waits for a blob that is just ending. Returns 1, and it
+ * is not stopped, if another capsule is there by then, or none: somebody else has been at it, and it is to
+ * be opened anew.
+ */
 int aior_stop_parked(
     struct aior_parked *parked, const struct aior_options *options, struct aior_error *error);
 
@@ -30,7 +44,7 @@ int aior_restore_parked(struct aior_parked *parked, const struct aior_options *o
 
 /*
  * The same of one whose threads are not parked, though it is staged: who held them (aior_stage_traced()) has died. Fails with
- * EBUSY if it has staged itself.
+ * EBUSY if it has staged itself. Returns 1 as aior_stop_parked() does.
  */
 int aior_restore_left(const struct aior_process *process, const struct aior_capsule *capsule,
     const struct aior_options *options, struct aior_outcome *outcome, struct aior_error *error);

@@ -215,7 +215,7 @@ int aior_process_open(pid_t pid, struct aior_process *process, struct aior_error
 	if (aior_each_task(pid, find_live_task, &process->task) < 0)
 		return aior_not_allowed(process, errno, error);
 	if (!process->task)
-		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)pid);
+		return aior_not_allowed(process, ESRCH, error);
 	if (!read_stat(process->task, &stat))
 		process->stack = stat.stack;
 	return 0;
@@ -386,6 +386,14 @@ int aior_write_memory(pid_t tid, uint64_t addr, const void *from, size_t len)
 
 int aior_not_allowed(const struct aior_process *process, int err, struct aior_error *error)
 {
+	struct task_stat stat;
+
+	/* What is gone may be a thread alone: whoever calls execve(2) takes the first one's id. */
+	if ((err == ENOENT || err == ESRCH) && !read_stat(process->pid, &stat) &&
+	    !has_exited(stat.state) && stat.start_time == process->start_time)
+		return aior_fail(error, EAGAIN, "open",
+		    "process %d has become another program meanwhile (execve): try again",
+		    (int)process->pid);
 	if (err == ENOENT || err == ESRCH)
 		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)process->pid);
 	if (err == EACCES || err == EPERM)

@@ -277,7 +277,10 @@ static int adopt_parked(
 	return 0;
 }
 
-/* `ptrace_options`: of its tracer, the caller; NULL: nobody has stopped it yet. */
+/*
+ * `ptrace_options`: of its tracer, the caller; NULL: nobody has stopped it yet, and 1 is returned if its capsule is
+ * another one when it is stopped.
+ */
 static int restore_found(struct aior_parked *parked, const struct aior_options *options,
     const unsigned long *ptrace_options, struct aior_outcome *outcome, struct aior_error *error)
 {
@@ -290,9 +293,10 @@ static int restore_found(struct aior_parked *parked, const struct aior_options *
 	if (parked->capsule.table.state != AIOR_TABLE_PREPARED &&
 	    aior_check_capsule(&parked->capsule, parked->arch, error))
 		return -1;
-	if (ptrace_options ? adopt_parked(parked, *ptrace_options, error)
-			   : aior_stop_parked(parked, options, error))
-		return -1;
+	ret = ptrace_options ? adopt_parked(parked, *ptrace_options, error)
+			     : aior_stop_parked(parked, options, error);
+	if (ret)
+		return ret;
 	outcome->stop_ns = aior_now(CLOCK_MONOTONIC) - begin;
 	ret = restore_loaded(parked, options, outcome, error);
 	aior_parked_free(parked);
@@ -304,19 +308,23 @@ static int restore_one(pid_t pid, const struct aior_options *options, struct aio
 {
 	struct aior_process process;
 	struct aior_parked parked = {.process = &process};
-	int found;
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int found, ret;
 
 	outcome->pid = pid;
-	found = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
-	if (found < 0)
-		return -1;
-	if (!found) {
-		outcome->was_so = 1;
-		return 0;
-	}
-	if (parked.capsule.table.thread_count)
-		return restore_found(&parked, options, NULL, outcome, error);
-	return aior_restore_left(&process, &parked.capsule, options, outcome, error);
+	do {
+		found = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
+		if (found < 0)
+			return -1;
+		if (!found) {
+			outcome->was_so = 1;
+			return 0;
+		}
+		ret = parked.capsule.table.thread_count
+			  ? restore_found(&parked, options, NULL, outcome, error)
+			  : aior_restore_left(&process, &parked.capsule, options, outcome, error);
+	} while (ret > 0 && !aior_gives_up(pid, begin, error));
+	return ret ? -1 : 0;
 }
 
 struct work {
@@ -353,6 +361,7 @@ int aior_restore(const pid_t *pids, size_t count, const struct aior_options *opt
     struct aior_outcome *outcomes, struct aior_error *error)
 {
 	struct work work = {pids, count, options, outcomes, error};
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));
@@ -476,13 +485,18 @@ int aior_restore_left(const struct aior_process *process, const struct aior_caps
 		    "process %d has staged itself, and has a capsule at 0x%llx: it must restore "
 		    "itself (aior_restore_self())",
 		    (int)process->pid, (unsigned long long)capsule->addr);
+	ret = aior_stop(process, AIOR_TO_INJECT, &parked.stopped, error);
+	if (ret)
+		return ret;
+	if (!aior_is_still_there(&parked)) {
+		aior_leave_unchanged(process, parked.stopped);
+		return 1;
+	}
 	ret = load_unparked(&parked, error);
-	if (!ret)
-		ret = aior_stop(process, AIOR_TO_INJECT, &parked.stopped, error);
-	if (!ret && aior_capture(parked.stopped, process, error)) {
+	if (ret || aior_capture(parked.stopped, process, error)) {
 		aior_release(parked.stopped);
 		ret = -1;
-	} else if (!ret) {
+	} else {
 		middle = aior_now(CLOCK_MONOTONIC);
 		outcome->stop_ns = middle - begin;
 		outcome->thread_count = parked.stopped->count;
@@ -501,6 +515,7 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 	struct aior_process process;
 	struct aior_parked parked = {.process = &process};
 	int ret;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));

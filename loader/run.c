@@ -9,6 +9,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -280,52 +283,108 @@ static _Noreturn void execute(int program, int out, int tries)
 	_exit(127);
 }
 
-/* Everything that comes through the pipe, until nobody can write to it any more. */
-static int read_all(int fd, unsigned char **data, size_t *len)
+/* Memory for more; -1 with errno. */
+static int make_room(unsigned char **data, size_t *room)
 {
+	size_t more = *room ? 2 * *room : 65536;
+	unsigned char *larger = realloc(*data, more);
+
+	if (!larger) {
+		errno = ENOMEM;
+		return -1;
+	}
+	*data = larger;
+	*room = more;
+	return 0;
+}
+
+/*
+ * Everything that the process writes. It ends when nobody can write to the pipe any more, or when the process has ended:
+ * a child that another thread of ours has forked meanwhile holds the pipe, too.
+ */
+static int read_pipe(int fd, int process, unsigned char **data, size_t *len)
+{
+	struct pollfd fds[2] = {{.fd = fd, .events = POLLIN}, {.fd = process, .events = POLLIN}};
+	int has_ended = 0;
 	size_t room = 0;
+	ssize_t n;
 
-	*data = NULL;
-	*len = 0;
 	for (;;) {
-		ssize_t n;
-
-		if (*len == room) {
-			unsigned char *larger = realloc(*data, room = room ? 2 * room : 65536);
-
-			if (!larger) {
-				free(*data);
-				*data = NULL;
-				errno = ENOMEM;
+		if (poll(fds, has_ended ? 1 : 2, has_ended ? 0 : -1) < 0) {
+			if (errno != EINTR)
 				return -1;
-			}
-			*data = larger;
+			continue;
 		}
+		if (!fds[0].revents && has_ended)
+			return 0;
+		if (!fds[0].revents) {
+			/* What it has written last may have come behind the look at the pipe. */
+			has_ended = 1;
+			continue;
+		}
+		if (*len == room && make_room(data, &room))
+			return -1;
 		n = read(fd, *data + *len, room - *len);
 		if (!n)
 			return 0;
-		if (n < 0 && errno != EINTR) {
-			free(*data);
-			*data = NULL;
+		if (n < 0 && errno != EINTR)
 			return -1;
-		}
 		if (n > 0)
 			*len += (size_t)n;
 	}
+}
+
+static int read_all(int fd, int process, unsigned char **data, size_t *len)
+{
+	int ret, err;
+
+	*data = NULL;
+	*len = 0;
+	ret = read_pipe(fd, process, data, len);
+	if (ret) {
+		err = errno;
+		free(*data);
+		*data = NULL;
+		errno = err;
+	}
+	return ret;
+}
+
+/* As fork(), with a descriptor of the child, which names nobody else whoever waits for it first. */
+static pid_t fork_with_descriptor(int *process)
+{
+	return (pid_t)syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, NULL, process, NULL, NULL);
+}
+
+/*
+ * How it has ended, as waitpid() has it. If nobody can tell, since the caller does not want to hear of children, or has
+ * waited for it in another thread, what it has written tells all the same whether it came to its end.
+ */
+static int wait_for(int process)
+{
+	siginfo_t info = {0};
+	int ret;
+
+	/* (P_PIDFD: glibc has the name since 2.36.) */
+	while ((ret = waitid((idtype_t)3, (id_t)process, &info, WEXITED)) && errno == EINTR)
+		;
+	if (ret)
+		return 0;
+	return info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
 }
 
 /* Executes the program, and returns what it wrote and how it ended. */
 static int execute_and_read(const struct program *program, pid_t *child, int *status,
     unsigned char **data, size_t *len, struct aior_error *error)
 {
-	int out[2] = {-1, -1}, fd = make_file(), err;
+	int out[2] = {-1, -1}, fd = make_file(), process = -1, err;
 
 	if (fd < 0 || pipe2(out, O_CLOEXEC) || put_headers(program, fd) ||
 	    put_blocks(program, fd, out[1]) || put_rings(program, fd)) {
 		err = errno;
 		goto fail;
 	}
-	*child = fork();
+	*child = fork_with_descriptor(&process);
 	if (!*child)
 		execute(fd, out[1], program->tries);
 	err = errno;
@@ -333,10 +392,10 @@ static int execute_and_read(const struct program *program, pid_t *child, int *st
 		goto fail;
 	close(fd);
 	close(out[1]);
-	err = read_all(out[0], data, len) ? errno : 0;
+	err = read_all(out[0], process, data, len) ? errno : 0;
 	close(out[0]);
-	while (waitpid(*child, status, 0) < 0 && errno == EINTR)
-		;
+	*status = wait_for(process);
+	close(process);
 	if (err)
 		return aior_fail(
 		    error, err, "run", "the fresh process cannot be read from: %s", strerror(err));
@@ -489,6 +548,7 @@ int aior_run(const struct aior_image *image, struct aior_image *result, struct a
 	struct program program = {.image = image};
 	struct aior_error own;
 	int ret;
+	AIOR_UNCANCELLED;
 
 	if (!error)
 		error = &own;

@@ -84,6 +84,7 @@ int aior_sample(pid_t pid, struct aior_samples **samples, struct aior_error *err
 {
 	struct sampling sampling = {.end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS};
 	struct aior_process process;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));

@@ -26,6 +26,23 @@ static int is_named_before(const struct work *work, size_t i)
 	return 0;
 }
 
+/* If somebody else has staged it in between, it is opened anew, and that is found. */
+static int prepare(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int ret = 0;
+
+	while (!staging->is_done && (ret = aior_staging_prepare(staging, 0, error)) > 0) {
+		if (aior_gives_up(pid, begin, error))
+			return -1;
+		aior_staging_forget(staging);
+		ret = aior_staging_open(staging, pid, error);
+		if (ret)
+			break;
+	}
+	return ret;
+}
+
 static int prepare_all(struct work *work)
 {
 	for (size_t i = 0; i < work->count; i++) {
@@ -43,8 +60,7 @@ static int prepare_all(struct work *work)
 		}
 	}
 	for (size_t i = 0; i < work->count; i++)
-		if (!work->stagings[i].is_done &&
-		    aior_staging_prepare(&work->stagings[i], 0, work->error))
+		if (prepare(&work->stagings[i], work->pids[i], work->error))
 			return -1;
 	if (work->options && work->options->cancel && *work->options->cancel)
 		return aior_fail(work->error, EINTR, "stop", "interrupted: nothing has been done");
@@ -181,6 +197,7 @@ int aior_stage(const pid_t *pids, size_t count, const struct aior_options *optio
 	    .pids = pids, .count = count, .options = options, .outcomes = outcomes, .error = error};
 	struct aior_outcome *own = NULL;
 	int ret;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));
@@ -256,6 +273,7 @@ int aior_stage_traced(pid_t pid, unsigned long ptrace_options, const struct aior
 	    .is_traced = 1,
 	    .parks = options && options->parks};
 	int ret;
+	AIOR_UNCANCELLED;
 
 	if (error)
 		memset(error, 0, sizeof(*error));

@@ -55,7 +55,18 @@ static void note_relative(pid_t pid, int is_older, const struct aior_mapping *ri
 	outcome->heir_count++;
 }
 
-/* Finds out whether it has rings at all: a process that has none need not be stopped. */
+/* Somebody else has been at it meanwhile. */
+#define ANEW 2
+
+/* It has had no capsule, and then no rings: somebody may have staged it in between, and even restored it. */
+static int is_elsewhere(const struct aior_process *process)
+{
+	struct aior_capsule capsule;
+
+	return aior_find_new_capsule(process->task, &capsule, NULL) == 1 || aior_has_rings(process);
+}
+
+/* Finds out whether it has rings at all: a process that has none need not be stopped. Or returns ANEW. */
 static int find_relatives(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_mapping *mappings;
@@ -66,7 +77,9 @@ static int find_relatives(struct aior_staging *staging, struct aior_error *error
 		return -1;
 	for (size_t i = 0; i < count; i++)
 		has_rings |= mappings[i].is_ring;
-	if (!has_rings)
+	if (!has_rings && is_elsewhere(&staging->process))
+		ret = ANEW;
+	else if (!has_rings)
 		staging->is_done = staging->outcome->was_so = 1;
 	else if (aior_each_relative(&staging->process, mappings, count, note_relative, staging))
 		ret = aior_cannot_list(&staging->process, error);
@@ -97,7 +110,7 @@ static void keep_room(struct aior_staging *staging, struct aior_injection *injec
 		    &staging->outcome->rings);
 }
 
-/* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged. */
+/* It has a capsule: whoever began to stage it has come to the end, or has not. Returns 1 if it is staged; ANEW. */
 static int take_up(
     struct aior_staging *staging, struct aior_capsule *capsule, struct aior_error *error)
 {
@@ -109,22 +122,24 @@ static int take_up(
 	};
 	struct aior_injection injection;
 	struct aior_outcome own = {0};
-	int ret = 1;
+	int ret;
 
 	if (!capsule->table.thread_count) {
 		ret = aior_restore_left(&staging->process, capsule, NULL, &own, error);
 		aior_outcome_free(&own);
-		return ret;
+		return ret > 0 ? ANEW : ret;
 	}
 	if (capsule->table.state > AIOR_TABLE_STAGED || capsule->table.state == AIOR_TABLE_IMAGE)
 		return aior_check_capsule(capsule, staging->arch, error);
-	if (aior_stop_parked(&parked, staging->options, error))
-		return -1;
+	ret = aior_stop_parked(&parked, staging->options, error);
+	if (ret)
+		return ret > 0 ? ANEW : -1;
 	if (prepare_room(staging, parked.capsule.table.ring_count, error)) {
 		aior_leave_parked(parked.stopped);
 		aior_parked_free(&parked);
 		return -1;
 	}
+	ret = 1;
 	if (capsule->table.state != AIOR_TABLE_PREPARED && !parked.injected) {
 		ret = aior_nobody_parked(&parked, error);
 		aior_parked_free(&parked);
@@ -145,54 +160,61 @@ static int take_up(
 }
 
 /* The same of one that its tracer holds, who has to end what others have begun before that. */
-static int look_at_capsule(
-    struct aior_staging *staging, const struct aior_capsule *capsule, struct aior_error *error)
+static int look_at_capsule(const struct aior_process *process, const struct aior_capsule *capsule,
+    struct aior_error *error)
 {
-	int pid = (int)staging->process.pid;
+	int pid = (int)process->pid;
 
 	if (capsule->table.state != AIOR_TABLE_STAGED ||
-	    (capsule->table.threads && aior_has_rings(&staging->process)))
+	    (capsule->table.threads && aior_has_rings(process)))
 		return aior_fail(error, EBUSY, "capsule",
 		    "process %d has a capsule at 0x%llx, of a stage or a restore that has not come "
 		    "to its end: `aio-restorer restore %d` first",
 		    pid, (unsigned long long)capsule->addr, pid);
-	if (aior_has_rings(&staging->process))
+	if (aior_has_rings(process))
 		return aior_fail(error, EBUSY, "capsule",
 		    "process %d has staged itself, and has a capsule at 0x%llx and live rings: it "
 		    "must restore itself first",
 		    pid, (unsigned long long)capsule->addr);
-	staging->is_done = staging->outcome->was_so = staging->outcome->is_staged = 1;
-	return 0;
+	return 1;
 }
 
-int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+/* As aior_staging_open(), or returns ANEW. */
+static int open_once(struct aior_staging *staging, pid_t pid, struct aior_error *error)
 {
 	struct aior_capsule capsule;
-	int found;
+	int found, is_staged = 0;
 
-	staging->outcome->pid = pid;
 	staging->newest_pid = aior_newest_pid();
 	found = aior_open_other(pid, 1, staging->options, &staging->process, &capsule, error);
 	if (found < 0)
 		return -1;
 	staging->arch = aior_process_arch(&staging->process);
-	if (found && staging->is_traced) {
-		if (look_at_capsule(staging, &capsule, error))
-			return -1;
-	} else if (found) {
-		found = take_up(staging, &capsule, error);
-		if (found)
-			staging->is_done = staging->outcome->was_so = staging->outcome->is_staged =
-			    found > 0;
-		if (found < 0)
-			return -1;
-	}
+	if (found)
+		is_staged = staging->is_traced ? look_at_capsule(&staging->process, &capsule, error)
+					       : take_up(staging, &capsule, error);
+	if (is_staged < 0 || is_staged == ANEW)
+		return is_staged;
+	if (is_staged)
+		staging->is_done = staging->outcome->was_so = staging->outcome->is_staged = 1;
 	if (!aior_blob(staging->arch, AIOR_OP_STAGE) || !aior_blob(staging->arch, AIOR_OP_RESTORE))
 		return aior_refuse(error,
 		    "process %d runs a program for %s: this build has no blobs for it (see `make "
 		    "blobs`)",
 		    (int)pid, aior_arch_text(staging->arch));
-	if (!staging->is_done && find_relatives(staging, error))
+	return staging->is_done ? 0 : find_relatives(staging, error);
+}
+
+int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error)
+{
+	uint64_t begin = aior_now(CLOCK_MONOTONIC);
+	int ret;
+
+	staging->outcome->pid = pid;
+	do
+		ret = open_once(staging, pid, error);
+	while (ret == ANEW && !aior_gives_up(pid, begin, error));
+	if (ret)
 		return -1;
 	staging->gate = aior_find_gate(&staging->process, staging->arch);
 	return 0;
@@ -283,6 +305,22 @@ static struct aior_args args_for(const struct aior_staging *staging)
 
 /* ---- up to the point of no return ---- */
 
+/*
+ * Until it stands still somebody else may have staged it (who has a right to it as good as ours): what has no capsule
+ * when it is opened has one then. It goes on as it was.
+ */
+static int has_been_staged(struct aior_staging *staging)
+{
+	struct aior_capsule capsule;
+
+	if (aior_find_new_capsule(staging->process.task, &capsule, NULL) != 1)
+		return 0;
+	aior_leave_unchanged(&staging->process, staging->stopped);
+	staging->stopped = NULL;
+	return 1;
+}
+
+/* Returns 1 if it is to be opened anew. */
 static int stop(struct aior_staging *staging, unsigned long options, struct aior_error *error)
 {
 	const struct aior_samples *samples = staging->options ? staging->options->samples : NULL;
@@ -293,6 +331,8 @@ static int stop(struct aior_staging *staging, unsigned long options, struct aior
 		    samples, &staging->stopped, error);
 	else
 		ret = aior_stop(&staging->process, AIOR_TO_INJECT, &staging->stopped, error);
+	if (!ret && !staging->is_traced && has_been_staged(staging))
+		return 1;
 	/* Whoever shares its memory may have come since that was looked at: that takes a new process. */
 	if (!ret && (!staging->newest_pid || aior_newest_pid() != staging->newest_pid))
 		ret = aior_check_alone(&staging->process, error);
@@ -304,9 +344,10 @@ static int stop(struct aior_staging *staging, unsigned long options, struct aior
 static int freeze(struct aior_staging *staging, unsigned long options, struct aior_error *error)
 {
 	struct aior_injection *injection = &staging->injection;
+	int ret = stop(staging, options, error);
 
-	if (stop(staging, options, error))
-		return -1;
+	if (ret)
+		return ret;
 	aior_fence_add(staging->fence, staging->stopped);
 	staging->prepared_at = aior_now(CLOCK_MONOTONIC);
 	staging->outcome->stop_ns = staging->prepared_at - staging->stopped->stopped_at;
@@ -395,9 +436,10 @@ int aior_staging_prepare(
     struct aior_staging *staging, unsigned long options, struct aior_error *error)
 {
 	struct aior_injection *injection = &staging->injection;
+	int ret = freeze(staging, options, error);
 
-	if (freeze(staging, options, error))
-		return -1;
+	if (ret)
+		return ret;
 	if (!has_own_rings(staging) && !has_copies_to_make(staging)) {
 		staging->is_done = staging->outcome->was_so = 1;
 		return 0;
@@ -691,6 +733,18 @@ int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *
 	staging->is_mapped = 0;
 	staging->outcome->stood_ns = aior_now(CLOCK_MONOTONIC) - staging->stopped->stopped_at;
 	return ret;
+}
+
+void aior_staging_forget(struct aior_staging *staging)
+{
+	struct aior_outcome *outcome = staging->outcome;
+
+	free(staging->suspects);
+	staging->suspects = NULL;
+	staging->suspect_count = 0;
+	staging->is_short = 0;
+	aior_outcome_free(outcome);
+	memset(outcome, 0, sizeof(*outcome));
 }
 
 void aior_staging_free(struct aior_staging *staging)

@@ -59,7 +59,10 @@ int aior_copy_inherited(struct aior_staging *staging, struct aior_error *error);
 
 /* Finds out what can be before anything stands still. With is_done set there is nothing to stage. */
 int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error *error);
-/* Stops it, and does all that can fail but for the blob. `options`: the caller's own, of ptrace, who traces it. */
+/*
+ * Stops it, and does all that can fail but for the blob. `options`: the caller's own, of ptrace, who traces it.
+ * Returns 1, and it is not stopped, if somebody else has staged it since it was opened.
+ */
 int aior_staging_prepare(
     struct aior_staging *staging, unsigned long options, struct aior_error *error);
 int aior_staging_start(struct aior_staging *staging, struct aior_error *error);
@@ -74,6 +77,8 @@ int aior_staging_finish_traced(struct aior_staging *staging, struct aior_error *
 
 /* As long as it is not staged: all as it was. */
 void aior_staging_undo(struct aior_staging *staging);
+/* What aior_staging_open() has found, so that it can be called again. */
+void aior_staging_forget(struct aior_staging *staging);
 void aior_staging_free(struct aior_staging *staging);
 
 #endif

@@ -21,6 +21,8 @@
 #define PATIENCE_NS (10000 * NS_PER_MS)
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_NS (100 * NS_PER_MS)
+/* How often a thread is seized that nobody seems to trace. */
+#define TRIES 10
 
 /* One that a signal has stopped is out, though the call is still shown: do_signal_stop() comes last in each. */
 int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t end)
@@ -77,23 +79,23 @@ struct stopping {
 	const struct aior_calls *calls;
 	struct aior_error *error;
 	enum aior_purpose purpose;
-	int has_failed;  /* and `error` says why */
-	pid_t in_submit; /* it does not come out of io_submit while others are stopped */
+	uint64_t capsule; /* AIOR_PARKED: where it lies */
+	int is_gone;      /* ... and lies no more */
+	int has_failed;   /* and `error` says why */
+	pid_t in_submit;  /* it does not come out of io_submit while others are stopped */
 };
 
-static int refuse_seize(const struct aior_process *process, pid_t tid, int err, int has_filter,
+/* Why a thread could not be seized: `err`, or since `tracer` traces it. (Others of its process may be ours by now.) */
+static int refuse_seize(const struct aior_process *process, int err, int has_filter, pid_t tracer,
     struct aior_error *error)
 {
-	pid_t tracer;
-
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "stop", "process %d is a kernel thread", (int)process->pid);
-	/* Of that thread: others may be ours by now. */
-	tracer = (pid_t)aior_status_number(tid, "\nTracerPid:");
 	if (tracer > 0)
 		return aior_fail(error, EBUSY, "stop",
-		    "process %d is traced by process %d (a debugger?): end that first",
+		    "process %d is traced by process %d (a debugger, or another call like this "
+		    "one): wait for its end, or end it",
 		    (int)process->pid, (int)tracer);
 	if (err != EPERM && err != EACCES)
 		return aior_not_allowed(process, err, error);
@@ -132,19 +134,26 @@ static int seize_once(pid_t tid, enum aior_purpose purpose, int *has_filter)
 }
 
 /*
- * A thread that exits must not be traced any more, and its id may be that of one which lives by the time that we
- * look why. (That one has called execve(2).)
+ * 0 or an errno, and who traces the thread. Another tracer may have let it go since it was refused to us: so only
+ * one that is there when we look is named. And a thread that exits must not be traced any more, and its id may be
+ * that of one which lives by the time that we look why. (That one has called execve(2).)
  */
-static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter)
+static int seize(pid_t tid, enum aior_purpose purpose, int *has_filter, pid_t *tracer)
 {
-	int ret = -1;
+	int err = 0;
 
-	for (int tries = 0; ret && tries < 3; tries++) {
-		ret = seize_once(tid, purpose, has_filter);
-		if (ret && (errno != EPERM || aior_task_has_exited(tid)))
-			return -1;
+	*tracer = 0;
+	for (int i = 0; i < TRIES && *tracer <= 0; i++) {
+		if (!seize_once(tid, purpose, has_filter))
+			return 0;
+		err = errno == ENOENT ? ESRCH : errno;
+		if (err != EPERM && err != ESRCH)
+			break;
+		if (aior_task_has_exited(tid))
+			return ESRCH;
+		*tracer = (pid_t)aior_status_number(tid, "\nTracerPid:");
 	}
-	return ret;
+	return err;
 }
 
 /*
@@ -164,7 +173,8 @@ static int seize_task(pid_t tid, void *data)
 	struct stopping *stopping = data;
 	struct aior_stopped *stopped = stopping->stopped;
 	struct aior_tracee *thread;
-	int has_filter;
+	int has_filter, err;
+	pid_t tracer;
 
 	if (is_ours(stopped, tid))
 		return 0;
@@ -173,14 +183,13 @@ static int seize_task(pid_t tid, void *data)
 		stopping->in_submit = tid;
 		return -1;
 	}
-	if (seize(tid, stopping->purpose, &has_filter)) {
-		int err = errno;
-
+	err = seize(tid, stopping->purpose, &has_filter, &tracer);
+	if (err) {
 		/* An exited thread that is still listed says EPERM too. */
 		if (err == ESRCH || aior_task_has_exited(tid) || aior_is_worker(tid))
 			return 0;
 		stopping->has_failed = 1;
-		return refuse_seize(stopping->process, tid, err, has_filter, stopping->error);
+		return refuse_seize(stopping->process, err, has_filter, tracer, stopping->error);
 	}
 	thread = aior_add_tracee(stopped, tid);
 	if (!thread) {
@@ -214,6 +223,15 @@ static void interrupt_thread(struct aior_stopped *stopped, struct aior_tracee *t
 	aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 }
 
+static int has_capsule(const struct stopping *stopping)
+{
+	char magic[8];
+
+	return !aior_read_memory(
+		   stopping->process->task, stopping->capsule, magic, sizeof(magic)) &&
+	       !memcmp(magic, AIOR_TABLE_MAGIC, sizeof(magic));
+}
+
 /* All threads that there are now, beside each other. Returns -1, or how many new ones there were. */
 static int stop_more(struct stopping *stopping)
 {
@@ -225,6 +243,11 @@ static int stop_more(struct stopping *stopping)
 			stopping->has_failed = 1;
 			aior_not_allowed(stopping->process, errno, stopping->error);
 		}
+		return -1;
+	}
+	/* A thread in io_submit must not be interrupted, and those of a parked process are not asked. */
+	if (stopping->purpose == AIOR_PARKED && !has_capsule(stopping)) {
+		stopping->is_gone = 1;
 		return -1;
 	}
 	if (stopping->purpose != AIOR_PARKED && leave_io_submit(stopping, before))
@@ -340,7 +363,7 @@ static int check_again(
 	return 0;
 }
 
-int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+static int stop(const struct aior_process *process, enum aior_purpose purpose, uint64_t capsule,
     struct aior_stopped **stopped, struct aior_error *error)
 {
 	struct stopping stopping = {
@@ -348,6 +371,7 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	    .calls = aior_calls_of(aior_process_arch(process)),
 	    .error = error,
 	    .purpose = purpose,
+	    .capsule = capsule,
 	};
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
 
@@ -356,11 +380,11 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 		    "process %d has become another program meanwhile (execve): try again",
 		    (int)process->pid);
 	while (try_to_stop(&stopping)) {
-		if (!stopping.has_failed && !stopping.in_submit &&
+		if (!stopping.has_failed && !stopping.in_submit && !stopping.is_gone &&
 		    aior_now(CLOCK_MONOTONIC) < end && may_be_in_exec(process, error))
 			continue;
 		if (!stopping.in_submit)
-			return -1;
+			return stopping.is_gone ? 1 : -1;
 		/* What it waits for may be up to a thread that we had stopped. */
 		if (!aior_leaves_io_submit(stopping.in_submit, stopping.calls, end))
 			return aior_fail(error, ETIMEDOUT, "stop",
@@ -374,6 +398,18 @@ int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
 	}
 	*stopped = stopping.stopped;
 	return 0;
+}
+
+int aior_stop(const struct aior_process *process, enum aior_purpose purpose,
+    struct aior_stopped **stopped, struct aior_error *error)
+{
+	return stop(process, purpose, 0, stopped, error);
+}
+
+int aior_stop_staged(const struct aior_process *process, uint64_t capsule,
+    struct aior_stopped **stopped, struct aior_error *error)
+{
+	return stop(process, AIOR_PARKED, capsule, stopped, error);
 }
 
 size_t aior_stopped_count(const struct aior_stopped *stopped)

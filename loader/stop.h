@@ -51,6 +51,8 @@ struct aior_stopped {
 uint64_t aior_now(clockid_t clock);
 void aior_nap(uint64_t ns);
 
+/* Whether a traced thread is in a ptrace-stop, with its status as waitpid() gives it; -1: it has exited. */
+int aior_poll_stop(pid_t tid, int *status);
 /*
  * Waits until a traced thread is in a ptrace-stop. Returns 1 and its status; 0: it has exited; -1: not
  * before `end` (CLOCK_MONOTONIC, in ns).

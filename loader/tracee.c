@@ -33,17 +33,45 @@ void aior_nap(uint64_t ns)
 	nanosleep(&time, NULL);
 }
 
+/* What waitpid() would have said of the stop: siginfo has the same number, but of a signal's own. */
+static int status_of(const siginfo_t *info)
+{
+	int code = info->si_code;
+	int is_event = code > 0 && (code & 0x7f) == info->si_signo && code & ~0x7f;
+
+	return (is_event ? code : info->si_signo) << 8 | 0x7f;
+}
+
+/*
+ * Whoever waits for any child in our program (waitpid(-1), in a handler of SIGCHLD, say) is told of our tracees'
+ * stops, too, and then nobody is told again. So a thread that stands is looked at itself.
+ */
+int aior_poll_stop(pid_t tid, int *status)
+{
+	siginfo_t info;
+	pid_t pid = aior_wait_now(tid, status);
+
+	if (!pid && !aior_trace(PTRACE_GETSIGINFO, tid, 0, &info)) {
+		pid = aior_wait_now(tid, status);
+		if (!pid) {
+			*status = status_of(&info);
+			return 1;
+		}
+	}
+	if (pid > 0)
+		return WIFSTOPPED(*status) ? 1 : -1;
+	return !pid || errno == EINTR ? 0 : -1;
+}
+
 int aior_wait_stop(pid_t tid, int *status, uint64_t end)
 {
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), now;
-	pid_t pid;
+	int found;
 
 	for (;;) {
-		pid = aior_wait_now(tid, status);
-		if (pid > 0)
-			return WIFSTOPPED(*status);
-		if (pid < 0 && errno != EINTR)
-			return 0;
+		found = aior_poll_stop(tid, status);
+		if (found)
+			return found > 0;
 		now = aior_now(CLOCK_MONOTONIC);
 		if (now > end)
 			return -1;

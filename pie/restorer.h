@@ -50,7 +50,7 @@
 /* struct aior_args, flags: how the work is to be done. */
 #define AIOR_F_GROW 0x1u    /* a ring may come back larger, in the room behind it */
 #define AIOR_F_COMPACT 0x2u /* start each ring at slot 0, with nothing but its pending events */
-/* (No blob knows either of them yet: whoever places one lays the staged rings out so beforehand.) */
+/* (The first is not known to any blob yet: whoever places one lays the staged rings out so beforehand.) */
 
 /*
  * struct aior_args, end: where the blob goes when it has succeeded. When it has failed, a blob that

@@ -335,7 +335,7 @@ sub ends_well
 sub look_of
 {
     my ($pid) = @_;
-    my $look = slurp("/proc/$pid/maps") =~ s{ \d+( +/\[aio\] \(deleted\))}{$1}gr;
+    my $look = slurp("/proc/$pid/maps") =~ s{ \d+ +(/\[aio\] \(deleted\))}{ $1}gr;
     $look .= join ' ', 'descriptors', sort map { m{(\d+)$} } glob "/proc/$pid/fd/*";
     for my $tid (sort(threads_of($pid))) {
         my $status = slurp("/proc/$pid/task/$tid/status");

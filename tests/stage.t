@@ -257,7 +257,8 @@ for my $command (qw(stage restore)) {
 }
 for my $command (qw(stage restore)) {
     my $result = run_tool({ stdout => '/dev/full' }, $command, $pid);
-    ok($result->{status} == ($command eq 'stage' ? 3 : 1) && $result->{err} =~ /standard output/, "$command into a full standard output says so") or diag explain $result;
+    ok($result->{status} == ($command eq 'stage' ? 3 : 1) && $result->{err} =~ /standard output/,
+        "$command into a full standard output says so, and what is parked then") or diag explain $result;
     is(states_of($pid), join(' ', ($command eq 'stage' ? 'staged' : 'live') x 3), '... when it has been done');
 }
 for my $time ('100', '0.5', '30.25', '1e1') {

@@ -6,9 +6,9 @@
 BLOB_TESTS := facts waits ring restore failures faults stage stage-failures stage-faults ends abi twins
 # These are linked with the library, and with a sanitizer if that is.
 SELF_TESTS := self self-failures capsule grow carried compact
-# The same, of other processes.
+# The same, of other processes. (threads has the worker for them, so it is for this host alone.)
 LIVE_TESTS := live-waits live-breaks live live-signals live-states live-twins
-C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t
+C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t $(BUILD)/tests/threads.t
 # Those that let something fail, or end, at each system call: all of it, with FAULTS=all (`make faults`).
 FAULT_TESTS := $(BUILD)/tests/faults.t $(BUILD)/tests/stage-faults.t tests/killed.t tests/failing.t
 SCRIPT_TESTS := tests/refuse.t tests/emit.t
@@ -32,6 +32,10 @@ $(2)/leaver: tests/leaver.c Makefile tests/tests.mk
 	$$(Q)$(3) -D_GNU_SOURCE $(CPPFLAGS) $(CFLAGS_COMMON) $(4) -pthread $(LDFLAGS) -o $$@ $$< $(5)
 endef
 $(eval $(call test_rules,$(HOST_ARCH),$(BUILD)/tests,$(CC),,-laio,$(BUILD)))
+
+$(BUILD)/tests/threads.t: tests/threads.c tests/tap.h $(BUILD)/libaio-restorer.a Makefile tests/tests.mk | $(BUILD)/tests/worker
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_COMMON) -Itests -DBLOB_DIR='"$(BUILD)"' $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) -pthread $(LDFLAGS) -o $@ $(filter %.c %.a,$^)
 
 $(C_TESTS): | $(BUILD)/blob-restore-$(HOST_ARCH).bin $(BUILD)/blob-stage-$(HOST_ARCH).bin
 $(BUILD)/tests/process.t: | $(BUILD)/aio-restorer $(BUILD)/tests/leaver
