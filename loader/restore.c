@@ -347,10 +347,11 @@ static int restore_all(void *data)
 				    *outcome = work->outcomes ? &work->outcomes[i] : &own;
 
 		memset(&error, 0, sizeof(error));
-		if (restore_one(work->pids[i], work->options, outcome, &error) && !ret) {
-			ret = -1;
-			if (work->error)
+		if (restore_one(work->pids[i], work->options, outcome, &error)) {
+			outcome->is_staged = error.is_unfinished;
+			if (!ret && work->error)
 				*work->error = error;
+			ret = -1;
 		}
 		aior_outcome_free(&own);
 	}
@@ -512,13 +513,15 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
     struct aior_outcome *outcome, struct aior_error *error)
 {
 	struct aior_outcome own = {0}, *said = outcome ? outcome : &own;
+	struct aior_error unheard;
 	struct aior_process process;
 	struct aior_parked parked = {.process = &process};
 	int ret;
 	AIOR_UNCANCELLED;
 
-	if (error)
-		memset(error, 0, sizeof(*error));
+	if (!error)
+		error = &unheard;
+	memset(error, 0, sizeof(*error));
 	memset(said, 0, sizeof(*said));
 	said->pid = pid;
 	ret = aior_open_other(pid, 0, options, &process, &parked.capsule, error);
@@ -528,6 +531,8 @@ int aior_restore_traced(pid_t pid, unsigned long ptrace_options, const struct ai
 		ret = parked.capsule.table.thread_count
 			  ? restore_found(&parked, options, &ptrace_options, said, error)
 			  : restore_traced(&parked, ptrace_options, options, said, error);
+	if (ret)
+		said->is_staged = error->is_unfinished;
 	aior_parked_free(&parked);
 	aior_outcome_free(&own);
 	return ret;

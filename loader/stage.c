@@ -111,6 +111,7 @@ static int leave_unfinished(struct work *work)
 		tell_what_hangs(work->error, staging, ring);
 		/* The one that runs is not ours to stop any more. */
 		staging->injection.thread->is_stopped = 0;
+		staging->outcome->is_staged = 1;
 		aior_leave_parked(staging->stopped);
 		staging->stopped = NULL;
 	}
@@ -231,6 +232,7 @@ static int leave_running(struct aior_staging *staging, struct aior_error *error)
 	staging->injection.thread->has_moved = 0;
 	aior_keep_parked(staging->stopped);
 	staging->stopped = NULL;
+	staging->outcome->is_staged = staging->parks;
 	if (staging->parks)
 		return aior_stays_parked(pid, error);
 	if (error)
