@@ -196,26 +196,6 @@ static int run(int nth, int err, int forever)
 /* How often a ring's content was left where it had been saved. */
 static unsigned elsewhere;
 
-/* Each call with one of its own errors. Returns whether any had so many. */
-static int test_own_errno(unsigned i)
-{
-	struct outcome outcome = fail_each(run, ONE_OF(i), 0);
-	const unsigned *count = outcome.count;
-	unsigned failed = count[RUN_FAILED] + count[RUN_BROKE] + count[RUN_SUCCEEDED];
-
-	if (count[RUN_NO_FILTER]) {
-		skip("errors of their own", "no seccomp user notification here");
-		return 0;
-	}
-	if (failed || outcome.crashed)
-		ok(!count[RUN_BROKE] && !outcome.crashed && count[RUN_NO_CALL],
-		    "error %u of each call: %u have one; %u times all is as it was, %u times it "
-		    "succeeds, %u times neither, %u crashes",
-		    i, failed, count[RUN_FAILED], count[RUN_SUCCEEDED], count[RUN_BROKE],
-		    outcome.crashed);
-	return failed || outcome.crashed;
-}
-
 static void test_errno(int err, int forever)
 {
 	struct outcome outcome = fail_each(run, err, forever);
@@ -249,8 +229,7 @@ int main(void)
 
 	for (size_t i = 0; i < effort(sizeof(errors) / sizeof(errors[0])); i++)
 		test_errno(errors[i], 0);
-	for (unsigned i = 0; i < effort(MOST_ERRNOS) && test_own_errno(i); i++)
-		;
+	fail_in_all_ways(run);
 	for (size_t i = 0; i < effort(sizeof(further) / sizeof(further[0])); i++)
 		test_errno(ENOMEM, further[i]);
 	ok(elsewhere, "%u times a ring that had moved stays staged elsewhere", elsewhere);

@@ -4,27 +4,14 @@
 # The tool is killed at one of its system calls, which is not made: so right behind all that it has done before.
 # The process, which has requests in flight, then goes on as it was, or is parked and the next call finishes.
 #
-# FAULTS says at how many calls of each command: 40 as a rule, drawn at random (SEED); all: at each of them.
+# FAULTS, SEED: see tests/Strike.pm; at 40 calls of each command as a rule.
 use strict;
 use warnings;
 use lib 'tests';
 use Cli;
 use JSON::PP ();
-use List::Util qw(shuffle);
+use Strike;
 use Test::More;
-use Time::HiRes qw(sleep time);
-
-my $faults = $ENV{FAULTS} // 40;
-my $seed = $ENV{SEED} // time ^ $$;
-srand $seed;
-
-# What comes before the tool has looked at anything is the dynamic linker's.
-sub calls_of
-{
-    my @command = @_;
-    my $result = run_command("$BUILD/tests/strike", @command);
-    return $result->{err} =~ /^(\d+) calls$/m ? $1 : die "strike: $result->{status} $result->{err}";
-}
 
 sub kill_at_calls
 {
@@ -36,10 +23,9 @@ sub kill_at_calls
     run_tool('stage', $pid) if $command eq 'restore';
     my $last = calls_of($TOOL, $command, @options, $pid);
     run_tool('restore', $pid);
-    my @calls = $first .. $last + 10;    # not each run makes as many
-    @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
+    my @calls = draw(40, $first .. $last + 10);    # not each run makes as many
     my ($killed, @wrong) = 0;
-    for my $n (sort { $a <=> $b } @calls) {
+    for my $n (@calls) {
         if ($command eq 'restore') {
             my $staged = run_tool('stage', $pid);
             push @wrong, "before call $n: stage: $staged->{err}" if $staged->{status};
@@ -59,7 +45,7 @@ sub kill_at_calls
         push @wrong, "after call $n ($call): $why" if $why;
         last if @wrong > 2;
     }
-    is_deeply(\@wrong, [], "$name at each of " . @calls . ' calls: it goes on') or diag("SEED=$seed");
+    is_deeply(\@wrong, [], "$name at each of " . @calls . ' calls: it goes on') or diag("SEED=$SEED");
     ok($killed, "... killed $killed times");
     return;
 }
@@ -101,9 +87,8 @@ for my $shape ('n=300,head=500,tail=200', 'n=300,head=100,tail=400', 'n=1,head=1
     my $last = calls_of($TOOL, 'restore', '--compact', $leaver->{pid});
     end($leaver);
     # What comes before is the same without it.
-    my @calls = $last - 200 .. $last + 5;
-    @calls = (shuffle @calls)[0 .. $faults - 1] if $faults ne 'all' && $faults < @calls;
-    for my $n (sort { $a <=> $b } @calls) {
+    my @calls = draw(40, $last - 200 .. $last + 5);
+    for my $n (@calls) {
         my $leaver = leaver('--ring', $shape);
         run_tool('stage', $leaver->{pid});
         my ($was, $events) = ring_of($leaver->{pid});
@@ -119,7 +104,7 @@ for my $shape ('n=300,head=500,tail=200', 'n=300,head=100,tail=400', 'n=1,head=1
         end($leaver);
         last if @wrong > 2;
     }
-    is_deeply(\@wrong, [], "restore --compact of $shape killed at each of " . @calls . ' calls: it is as it was, or compact') or diag("SEED=$seed");
+    is_deeply(\@wrong, [], "restore --compact of $shape killed at each of " . @calls . ' calls: it is as it was, or compact') or diag("SEED=$SEED");
     ok($killed && $seen{ (grep { /^0 / } keys %seen)[0] // '' } && keys %seen == 2, "... killed $killed times: " . join ', ', map { "$_: $seen{$_}" } sort keys %seen);
 }
 

@@ -276,6 +276,22 @@ sub test_rain
 
 # ---- it changes ----
 
+# Stage and restore, which count in %$ends how they end. Returns what is wrong about that: a stage may be refused so.
+sub there_and_back
+{
+    my ($pid, $ends, $refused, $where) = @_;
+    my @wrong;
+    for my $verb (qw(stage restore)) {
+        my $result = run_tool($verb, $pid);
+        $ends->{"$verb $result->{status}"}++;
+        my $why = why_wrong($result);
+        push @wrong, "$where: $verb: $why" if $why;
+        push @wrong, "$where: $verb: $result->{err}" if $result->{status} && ($verb eq 'restore' || $result->{err} !~ $refused);
+    }
+    return @wrong;
+}
+
+
 sub test_storms
 {
     for my $storm (qw(forks execs threads rings mappings signals sharers traps), 'all of them') {
@@ -284,14 +300,7 @@ sub test_storms
         my $pid = $worker->{pid};
         my (@wrong, %ends);
         for my $round (1 .. $rounds) {
-            for my $verb (qw(stage restore)) {
-                my $result = run_tool($verb, $pid);
-                $ends{"$verb $result->{status}"}++;
-                my $why = why_wrong($result);
-                push @wrong, "round $round: $verb: $why" if $why;
-                push @wrong, "round $round: $verb: $result->{err}"
-                    if $result->{status} && ($verb eq 'restore' || $result->{err} !~ /shares its memory|vfork/);
-            }
+            push @wrong, there_and_back($pid, \%ends, qr/shares its memory|vfork/, "round $round");
             my $why = why_not_free($worker);
             push @wrong, "round $round: $why" if $why;
             last if @wrong > 2;
@@ -318,14 +327,7 @@ sub test_execs
     my $count = sub { (slurp($log) =~ /.*^ok (\d+)/ms)[0] };
     for my $round (1 .. 4 * $rounds) {
         my $before = $count->();
-        for my $verb (qw(stage restore)) {
-            my $result = run_tool($verb, $pid);
-            $ends{"$verb $result->{status}"}++;
-            my $why = why_wrong($result);
-            push @wrong, "round $round: $verb: $why" if $why;
-            push @wrong, "round $round: $verb: $result->{err}"
-                if $result->{status} && ($verb eq 'restore' || $result->{err} !~ /another program/);
-        }
+        push @wrong, there_and_back($pid, \%ends, qr/another program/, "round $round");
         push @wrong, "round $round: left behind: @{[ journal($pid) ]}" if journal($pid);
         push @wrong, "round $round: it is traced" if slurp("/proc/$pid/status") !~ /^TracerPid:\s+0$/m;
         wait_until(sub { $count->() > $before || slurp($log) =~ /VIOLATION/ }, 20) or push @wrong, "round $round: it stands still: " . slurp($log);

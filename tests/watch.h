@@ -194,4 +194,31 @@ static inline struct outcome fail_each(
 	return outcome;
 }
 
+/* Each call with one of its own errors. Returns whether any had so many. */
+static inline int fail_in_one_way(int (*run)(int nth, int err, int forever), unsigned i)
+{
+	struct outcome outcome = fail_each(run, ONE_OF(i), 0);
+	const unsigned *count = outcome.count;
+	unsigned failed = count[RUN_FAILED] + count[RUN_BROKE] + count[RUN_SUCCEEDED];
+
+	if (count[RUN_NO_FILTER]) {
+		skip("errors of their own", "no seccomp user notification here");
+		return 0;
+	}
+	if (failed || outcome.crashed)
+		ok(!count[RUN_BROKE] && !outcome.crashed && count[RUN_NO_CALL],
+		    "error %u of each call: %u have one; %u times all is as it was, %u times it "
+		    "succeeds, %u times neither, %u crashes",
+		    i, failed, count[RUN_FAILED], count[RUN_SUCCEEDED], count[RUN_BROKE],
+		    outcome.crashed);
+	return failed || outcome.crashed;
+}
+
+/* The same with the first of its errors, the second, and so on, until none has so many. */
+static inline void fail_in_all_ways(int (*run)(int nth, int err, int forever))
+{
+	for (unsigned i = 0; i < effort(MOST_ERRNOS) && fail_in_one_way(run, i); i++)
+		;
+}
+
 #endif
