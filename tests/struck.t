@@ -308,7 +308,7 @@ sub criu_dump_killed
             my $is = is_staged($pid) ? 'parked' : 'live';
             my $finished = run_tool('restore', $pid);
             my $why = $finished->{status} ? "restore: $finished->{err}" : why_not_on($worker, $before);
-            if ($why && (ended_by($worker, 1) // 0) == POSIX::SIGTRAP()) {
+            if ($why && ($signal // ended_by($worker, 1) // 0) == POSIX::SIGTRAP()) {
                 $is = 'ended by CRIU\'s SIGTRAP';
                 $why = undef;
             }
