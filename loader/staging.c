@@ -464,6 +464,8 @@ int aior_staging_prepare(
 
 void aior_staging_undo(struct aior_staging *staging)
 {
+	int is_adopted;
+
 	if (!staging->stopped)
 		return;
 	if (staging->is_mapped) {
@@ -478,8 +480,13 @@ void aior_staging_undo(struct aior_staging *staging)
 		aior_inject_unmap(&staging->injection);
 		aior_put_back(staging->injection.thread);
 	}
-	aior_journal_remove(&staging->process);
+	/* Threads that stay in their tracer's hands are not given back before that. */
+	is_adopted = staging->stopped->is_adopted;
+	if (!is_adopted)
+		aior_journal_remove(&staging->process);
 	aior_release(staging->stopped);
+	if (is_adopted)
+		aior_journal_remove(&staging->process);
 	staging->stopped = NULL;
 }
 
