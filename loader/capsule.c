@@ -692,7 +692,8 @@ static int look_everywhere(struct search *search)
 	return search->err;
 }
 
-static int find_capsule(
+/* Returns 1 if there is one, 0 if not, -1 with EFAULT if it has gone since it was seen, or is broken. */
+static int search_once(
     pid_t task, int looks_twice, struct aior_capsule *capsule, struct aior_error *error)
 {
 	struct search search = {
@@ -732,6 +733,21 @@ static int find_capsule(
 		    "the capsule at 0x%llx cannot be read: %s", (unsigned long long)capsule->addr,
 		    aior_errno_text(errno));
 	return 1;
+}
+
+/* (A process that runs may be restored by others meanwhile: what was seen is gone then, and is looked for again.) */
+static int find_capsule(
+    pid_t task, int looks_twice, struct aior_capsule *capsule, struct aior_error *error)
+{
+	struct aior_error unwanted;
+	int ret, tries = 4;
+
+	if (!error)
+		error = &unwanted;
+	do
+		ret = search_once(task, looks_twice, capsule, error);
+	while (ret < 0 && error->err == EFAULT && --tries);
+	return ret;
 }
 
 int aior_find_capsule(pid_t task, struct aior_capsule *capsule, struct aior_error *error)
