@@ -6,7 +6,7 @@
 #
 # usage: harness.pl [TEST...] [-j JOBS TEST...]
 #
-# A test is a program, with arguments if need be, or a kernel to boot: `qemu:NAME:ARCH`.
+# A test is a program, with arguments if need be, or a kernel to boot: `qemu:NAME:ARCH`, or `qemu:NAME:ARCH:brief`.
 use strict;
 use warnings;
 use TAP::Harness;
@@ -39,7 +39,7 @@ my %local;
 sub command
 {
     my ($test) = @_;
-    return [ 'tests/qemu/boot.pl', $1, $2 ] if $test =~ /^qemu:([^:]+):(.+)$/;
+    return [ 'tests/qemu/boot.pl', split /:/, $1 ] if $test =~ /^qemu:(.+)$/;
     return [ 'echo', "1..0 # SKIP $1" ] if $test =~ /^skip:(.*)/;
     return [ 'echo', "1..0 # SKIP this kernel runs no programs for $1" ] if $test =~ m{/guest/(\w+)/} && !exists $local{$1};
     return [ split / /, $test =~ m{/} ? $test : "./$test" ];

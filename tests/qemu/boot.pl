@@ -7,10 +7,11 @@
 # usage: boot.pl NAME ARCH (`fetch.sh list` names them)
 #        boot.pl NAME ARCH soak PROGRAM...     (criu: tests/criu.t)
 #        boot.pl NAME ARCH cpus COUNT PROGRAM...
+#        boot.pl NAME ARCH brief
 #
 # The second form boots it with a small system and a disk, and makes rounds over real programs there, as tests/soak.t
 # does here, with the same ROUNDS and FORMS. The third is a machine where so many CPUs are possible, and runs some of the
-# programs only.
+# programs only. The last runs those to which the kernel matters most.
 #
 # A kernel that panics, hangs or says nothing is a failure, with the end of its console shown. The
 # time limit is $AIOR_BOOT_SECONDS, or else the machine's own. Everything is emulated, which works on every
@@ -22,12 +23,13 @@ use IO::Select;
 use POSIX ':sys_wait_h';
 use Time::HiRes qw(sleep time);
 
-die "usage: boot.pl NAME ARCH [soak PROGRAM... | cpus COUNT PROGRAM...]\n"
-    unless @ARGV == 2 || @ARGV > 3 && $ARGV[2] eq 'soak' || @ARGV > 4 && $ARGV[2] eq 'cpus';
+die "usage: boot.pl NAME ARCH [brief | soak PROGRAM... | cpus COUNT PROGRAM...]\n"
+    unless @ARGV == 2 || @ARGV == 3 && $ARGV[2] eq 'brief' || @ARGV > 3 && $ARGV[2] eq 'soak' || @ARGV > 4 && $ARGV[2] eq 'cpus';
+push @ARGV, 2, map({ ($_, "i386/$_") } qw(facts waits twins live-twins process)), qw(ring restore stage self capsule carried live live-waits) if ($ARGV[2] // '') eq 'brief';
 my ($name, $arch, $form, @real) = @ARGV;
-my ($cpus, @only) = ($form // '') eq 'cpus' ? splice @real : 2;
+my ($cpus, @only) = ($form // '') =~ /^(?:cpus|brief)$/ ? splice @real : 2;
 my $build = $ENV{BUILD} // 'build';
-my $out = "$build/qemu/$name-$arch" . (@only ? "-$cpus" : '');
+my $out = "$build/qemu/$name-$arch" . ($form && $form ne 'soak' ? "-$cpus" : '');
 my $kind = join "-", $out, "soak", @real;
 my $first_files = @real ? "$kind.cpio" : "$build/qemu/$arch.cpio";
 my $disk = "$kind.disk";
@@ -89,8 +91,8 @@ sub have { my ($program) = @_; return grep { -x "$_/$program" } split /:/, $ENV{
 
 # CPUs that are only possible cost nothing; but newer kernels have as many as the firmware tells of.
 my $are_possible = $arch eq 'x86_64' && $name =~ /^(?:5\.|6\.1$)/;
-my @smp = ('-smp', !@only ? 2 : $are_possible ? "2,maxcpus=$cpus" : $cpus);
-my $words = !@only ? '' : ($are_possible ? " possible_cpus=$cpus" : '') . " -- @only";
+my @smp = ('-smp', $cpus == 2 ? 2 : $are_possible ? "2,maxcpus=$cpus" : $cpus);
+my $words = !@only ? '' : ($are_possible && $cpus != 2 ? " possible_cpus=$cpus" : '') . " -- @only";
 
 # (One thread for all CPUs: that is faster where there are many, and where each has one, kernels have died while they
 # changed their own code on one CPU and another ran it.)
@@ -99,7 +101,7 @@ my $words = !@only ? '' : ($are_possible ? " possible_cpus=$cpus" : '') . " -- @
 sub start
 {
     my ($kernel) = @_;
-    my $accel = $ENV{AIOR_KVM} ? '-accel kvm -accel tcg' : @only ? '-accel tcg,thread=single' : '-accel tcg';
+    my $accel = $ENV{AIOR_KVM} ? '-accel kvm -accel tcg' : $cpus > 2 ? '-accel tcg,thread=single' : '-accel tcg';
     my @command = (
         have('setpriv') ? qw(setpriv --pdeathsig KILL) : (),
         $machine->{qemu}, split(' ', "$machine->{options} $accel"),
@@ -287,7 +289,7 @@ if ($is_done) {
     ok(!kill(0, $pid), "$name $arch: powers off");
     undef $pid if !kill 0, $pid;
 }
-test_cross_reading() if $is_done && !@real && !@only;
+test_cross_reading() if $is_done && !@real && $cpus == 2;
 diag(sprintf '%s %s: %d tests in %.1f s', $name, $arch, $count, $seconds);
 print "1..$count\n";
 exit($failed ? 1 : 0);
