@@ -86,7 +86,8 @@ static const struct {
     [AIOR_STEP_ARGS] = {"args", "the argument block is not sound"},
     [AIOR_STEP_RING] = {"ring", "its record, its mapping, its header or its context is not sound"},
     [AIOR_STEP_RESERVE] = {"reserve", "something else is mapped where it belongs"},
-    [AIOR_STEP_PIPE] = {"pipe", "a pipe is needed: free a descriptor, or raise RLIMIT_NOFILE"},
+    [AIOR_STEP_PIPE] = {"descriptor",
+	"one is needed for a pipe or an eventfd: free one, or raise RLIMIT_NOFILE"},
     [AIOR_STEP_SETUP] = {"io_setup", "the kernel makes no more contexts: raise fs.aio-max-nr, or "
 				     "free memory"},
     [AIOR_STEP_SIZE] = {"size", "this host's smallest ring is larger than the saved one: it has "

@@ -65,7 +65,7 @@
 #define AIOR_STEP_ARGS 1u     /* checking the argument block and the records */
 #define AIOR_STEP_RING 2u     /* checking a ring: its header, its mapping, its context */
 #define AIOR_STEP_RESERVE 3u  /* reserving the address that a ring goes to */
-#define AIOR_STEP_PIPE 4u     /* making a pipe */
+#define AIOR_STEP_PIPE 4u     /* making a pipe, or an eventfd */
 #define AIOR_STEP_SETUP 5u    /* io_setup */
 #define AIOR_STEP_SIZE 6u     /* the kernel made a ring of another size than the saved one */
 #define AIOR_STEP_ADVANCE 7u  /* completing requests until the kernel's tail is the saved one */
@@ -103,7 +103,7 @@ struct aior_args {
 	uint64_t scratch_len; /* in: its length; at least the blob header's `scratch` */
 	uint64_t sigframe;    /* in: AIOR_END_SIGRETURN: the stack pointer for rt_sigreturn */
 	int32_t fd;           /* in for restore: a zero-byte read of it completes at once; -1: make
-			       * a pipe */
+			       * an eventfd */
 	uint32_t helpers;     /* in for stage: the most helpers that may be started; 0: as needed */
 	uint64_t capsule;     /* in for stage: address of the struct aior_table whose `state` says
 			       * whether the point of no return is passed, and whose `poll_count` is

@@ -163,6 +163,15 @@ static inline uint32_t aio_ring_usable(uint32_t nr, uint32_t possible_cpus)
 }
 
 /*
+ * Whether a thread that moves from CPU to CPU may lack slots for `count` requests. Each CPU keeps fewer than two batches
+ * (put_reqs_available, fs/aio.c), so that all together never keep more than half of the slots.
+ */
+static inline int aio_ring_may_lack(uint32_t count, uint32_t nr)
+{
+	return count > (nr - 1) / 2;
+}
+
+/*
  * Whether `ring`, which its owner may have scribbled on, is the header of a sound ring in a mapping
  * of `len` bytes. Reads each field once: the owner may still be running.
  */

@@ -62,6 +62,11 @@ static inline long sys_pipe2(int fds[2], int flags)
 	return syscall2(__NR_pipe2, (long)fds, flags);
 }
 
+static inline long sys_eventfd2(unsigned initial, int flags)
+{
+	return syscall2(__NR_eventfd2, (long)initial, flags);
+}
+
 static inline long sys_ioctl(int fd, unsigned long request, void *argument)
 {
 	return syscall3(__NR_ioctl, fd, (long)request, (long)argument);

@@ -130,11 +130,11 @@ static void test_failed(void)
 	set_up();
 	fill_several();
 	ok(!stage_self(), "a failure: staged");
-	if (forbid_pipes()) {
+	if (forbid_descriptors()) {
 		skip("a failure", "no seccomp");
 		return;
 	}
-	refuses(restore_compact, "a failure", EMFILE, 0, "pipe");
+	refuses(restore_compact, "a failure", EMFILE, 0, "descriptor");
 	is_as_it_was();
 }
 

@@ -217,11 +217,11 @@ static void test_failed(void)
 	for (uint32_t i = 0; i < count; i++)
 		give_room(i, smallest() / page);
 	be_larger_host();
-	if (forbid_pipes()) {
+	if (forbid_descriptors()) {
 		skip("a failure behind the growth", "no seccomp");
 		return;
 	}
-	refuses(restore_self, "a failure behind the growth", EMFILE, 0, "pipe");
+	refuses(restore_self, "a failure behind the growth", EMFILE, 0, "descriptor");
 	for (uint32_t i = 0; i < count; i++)
 		ok(!memcmp(ring_of(rings[i]), was[i].copy, was[i].len),
 		    "... ring %u: the same bytes", i);
@@ -241,10 +241,10 @@ static void test_compact_failed(void)
 	ok(!stage_self(), "compact, larger, and a failure behind that: staged");
 	give_room(0, len / page);
 	be_larger_host();
-	if (forbid_pipes()) {
+	if (forbid_descriptors()) {
 		skip("a failure behind both", "no seccomp");
 	} else {
-		refuses(restore_compact, "a failure behind both", EMFILE, 0, "pipe");
+		refuses(restore_compact, "a failure behind both", EMFILE, 0, "descriptor");
 		ok(!memcmp(ring_of(rings[0]), was[0].copy, was[0].len), "... the same bytes");
 	}
 }
@@ -374,11 +374,11 @@ static void test_kept_failed(void)
 	keep();
 	ok(!stage_self_for(MANY), "a failure where room is kept: staged");
 	be_larger_host();
-	if (forbid_pipes()) {
+	if (forbid_descriptors()) {
 		skip("a failure where room is kept", "no seccomp");
 		return;
 	}
-	refuses(restore_self, "a failure where room is kept", EMFILE, 0, "pipe");
+	refuses(restore_self, "a failure where room is kept", EMFILE, 0, "descriptor");
 	ok(!memcmp(ring_of(rings[0]), was[0].copy, was[0].len) &&
 		!is_free(rings[0] + page, len - page),
 	    "... the same bytes, and the room is kept");
@@ -393,7 +393,7 @@ static void test_kept_in_vain(void)
 	add_pages(1, 3, 40);
 	keep_room(0, len / page);
 	give_room(0, len / page);
-	if (forbid_pipes()) {
+	if (forbid_descriptors()) {
 		skip("a stage that fails", "no seccomp");
 		return;
 	}
