@@ -2,7 +2,8 @@
 /*
  * Every system call of the restore blob fails in turn: the first, the second, until none is left
  * to fail. Each time it must either succeed all the same, or leave everything as it was; and the next
- * call, with nothing failing, must succeed.
+ * call, with nothing failing, must succeed. The same with rings that are laid out anew on the way (AIOR_F_COMPACT): of these
+ * "as it was" means each event, in order.
  */
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -16,8 +17,28 @@ static struct aior_ring_record *rings;
 static struct aior_poll_record *polls;
 static struct iocb *iocbs;
 static struct staged staged[N];
+static struct staged relaid[N]; /* what becomes of them: the same, or from slot 0 on */
+static uint32_t flags;          /* of the calls */
 static struct state before, after;
 static int null_fd, pipes[POLLS][2], event_fds[POLLS];
+
+/* Its pending events from slot 0 on, and no others. */
+static void lay_out_anew(struct staged *to, const struct staged *from)
+{
+	struct aio_ring *header;
+	uint32_t slot = from->head;
+
+	*to = *from;
+	if (!(flags & AIOR_F_COMPACT))
+		return;
+	to->copy = calloc(1, from->len);
+	header = (struct aio_ring *)to->copy;
+	memcpy(header, from->copy, AIO_RING_HEADER);
+	to->head = header->head = 0;
+	for (to->tail = 0; slot != from->tail; slot = aio_ring_next(slot, from->nr))
+		slots_of(to->copy)[to->tail++] = slots_of(from->copy)[slot];
+	header->tail = to->tail;
+}
 
 /* In place and elsewhere; one read-only; polls in flight, ready, and lost, with eventfds. */
 static void set_up(void)
@@ -34,6 +55,8 @@ static void set_up(void)
 		stage(&rings[i], &staged[i],
 		    aio_ring_len(1 + 60 * i, possible_cpus(), (uint32_t)blob.page), 110 - i,
 		    20 + 40 * i, i == 1, i);
+	for (uint32_t i = 0; i < N; i++)
+		lay_out_anew(&relaid[i], &staged[i]);
 	for (uint32_t i = 0; i < POLLS; i++) {
 		if (pipe2(pipes[i], O_CLOEXEC | O_NONBLOCK))
 			abort();
@@ -52,6 +75,19 @@ static void set_up(void)
 	start_supervisor();
 }
 
+static int has_content(const struct aior_ring_record *ring, uint32_t i)
+{
+	return is_same_ring(ring, &staged[i]) || is_same_ring(ring, &relaid[i]);
+}
+
+static struct aior_args args_of_all(void)
+{
+	struct aior_args args = blob_args(rings, N, polls, POLLS);
+
+	args.flags = flags;
+	return args;
+}
+
 /* A ring that had moved already is staged again from its own content: free slots may be others. */
 static const char *why_not_intact(int had_moved, uint64_t counts[POLLS])
 {
@@ -60,8 +96,7 @@ static const char *why_not_intact(int had_moved, uint64_t counts[POLLS])
 	for (uint32_t i = 0; i < N && !why; i++) {
 		if (rings[i].flags)
 			return "a ring is live";
-		if (had_moved ? !is_same_ring(&rings[i], &staged[i])
-			      : !is_intact(&rings[i], &staged[i]))
+		if (had_moved ? !has_content(&rings[i], i) : !is_intact(&rings[i], &staged[i]))
 			return "the staged bytes";
 	}
 	for (uint32_t i = 0; i < POLLS && !why; i++) {
@@ -105,13 +140,13 @@ static const char *why_not_restored(const struct aior_args *args, int err)
 		return "the lost polls";
 	for (uint32_t i = 0; i < N; i++) {
 		struct aio_ring *live = ring_of(rings[i].addr);
-		uint32_t slot = staged[i].head;
+		uint32_t slot = relaid[i].head;
 
-		if (rings[i].flags != AIOR_RING_LIVE || live->head != staged[i].head ||
-		    live->tail != (staged[i].tail + completed[i]) % staged[i].nr)
+		if (rings[i].flags != AIOR_RING_LIVE || live->head != relaid[i].head ||
+		    live->tail != (relaid[i].tail + completed[i]) % relaid[i].nr)
 			return "a header";
-		for (; slot != staged[i].tail; slot = aio_ring_next(slot, staged[i].nr))
-			if (memcmp(&slots_of(live)[slot], &slots_of(staged[i].copy)[slot], 32))
+		for (; slot != relaid[i].tail; slot = aio_ring_next(slot, relaid[i].nr))
+			if (memcmp(&slots_of(live)[slot], &slots_of(relaid[i].copy)[slot], 32))
 				return "an event";
 	}
 	return NULL;
@@ -125,14 +160,14 @@ static const char *why_lost(void)
 
 		if (at.flags & AIOR_RING_LIVE) {
 			struct aio_ring *live = ring_of(at.addr);
-			const struct aio_ring *was = (const struct aio_ring *)staged[i].copy;
+			const struct aio_ring *was = (const struct aio_ring *)relaid[i].copy;
 
 			/* Polls may have completed in it. */
 			live->id = was->id;
 			live->tail = was->tail;
 			at.staged = at.addr;
 		}
-		if (!is_same_ring(&at, &staged[i]))
+		if (!has_content(&at, i))
 			return "a ring's content is lost";
 	}
 	return NULL;
@@ -148,7 +183,7 @@ static int run(int nth, int err, int forever)
 
 	set_up();
 	memcpy(fresh, rings, sizeof(fresh));
-	args = blob_args(rings, N, polls, POLLS);
+	args = args_of_all();
 	faults.nth = nth;
 	faults.err = err;
 	faults.forever = forever;
@@ -181,7 +216,7 @@ static int run(int nth, int err, int forever)
 		why = why_not_intact(args.step == AIOR_STEP_MOVE, counts);
 	}
 	if (!why && ret) {
-		args = blob_args(rings, N, polls, POLLS);
+		args = args_of_all();
 		if (blob_call(&args))
 			why = "the next call fails";
 		else
@@ -208,14 +243,15 @@ static void test_errno(int err, int forever)
 	if (forever) {
 		elsewhere += count[RUN_SUCCEEDED];
 		ok(!outcome.crashed && !count[RUN_BROKE] && count[RUN_FAILED],
-		    "%s in the n-th call, and in all from %d further on: no content is lost",
-		    strerror(err), forever);
+		    "%s%s in the n-th call, and in all from %d further on: no content is lost",
+		    flags ? "compact: " : "", strerror(err), forever);
 	} else {
 		ok(!count[RUN_BROKE] && !outcome.crashed && count[RUN_FAILED] && count[RUN_NO_CALL],
-		    "%s: %u calls fail in turn; %u times all is as it was, %u times it succeeds, "
+		    "%s%s: %u calls fail in turn; %u times all is as it was, %u times it succeeds, "
 		    "%u times neither, %u crashes",
-		    strerror(err), count[RUN_FAILED] + count[RUN_BROKE] + count[RUN_SUCCEEDED],
-		    count[RUN_FAILED], count[RUN_SUCCEEDED], count[RUN_BROKE], outcome.crashed);
+		    flags ? "compact: " : "", strerror(err),
+		    count[RUN_FAILED] + count[RUN_BROKE] + count[RUN_SUCCEEDED], count[RUN_FAILED],
+		    count[RUN_SUCCEEDED], count[RUN_BROKE], outcome.crashed);
 	}
 }
 
@@ -227,11 +263,15 @@ int main(void)
 	    12, 1, 13, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20};
 	long nr = test_start();
 
-	for (size_t i = 0; i < effort(sizeof(errors) / sizeof(errors[0])); i++)
-		test_errno(errors[i], 0);
-	fail_in_all_ways(run);
-	for (size_t i = 0; i < effort(sizeof(further) / sizeof(further[0])); i++)
-		test_errno(ENOMEM, further[i]);
+	for (flags = 0;; flags = AIOR_F_COMPACT) {
+		for (size_t i = 0; i < effort(sizeof(errors) / sizeof(errors[0])); i++)
+			test_errno(errors[i], 0);
+		fail_in_all_ways(run);
+		for (size_t i = 0; i < effort(sizeof(further) / sizeof(further[0])); i++)
+			test_errno(ENOMEM, further[i]);
+		if (flags)
+			break;
+	}
 	ok(elsewhere, "%u times a ring that had moved stays staged elsewhere", elsewhere);
 	test_stack();
 	return test_end(nr);
