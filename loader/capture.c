@@ -201,9 +201,10 @@ static int capture(struct aior_tracee *thread, const struct aior_calls *calls)
 	if (take_signal(thread) || aior_get_regs(thread->tid, &thread->regs, &thread->regs_len) ||
 	    aior_get_mask(thread->tid, &thread->mask))
 		return -1;
-	thread->call = -1;
+	if (!thread->is_mended)
+		thread->call = -1;
 	thread->taken = 0;
-	if (aior_mend_wait(thread, calls)) {
+	if (thread->is_mended || aior_mend_wait(thread, calls)) {
 		thread->is_captured = 1;
 		return 0;
 	}

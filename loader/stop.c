@@ -254,11 +254,15 @@ static int stop_more(struct stopping *stopping)
 		return -1;
 	for (size_t i = before; i < stopped->count; i++)
 		interrupt_thread(stopped, &stopped->threads[i]);
-	for (size_t i = before; i < stopped->count; i++)
+	for (size_t i = before; i < stopped->count; i++) {
 		if (wait_for_stop(&stopped->threads[i], stopping->error)) {
 			stopping->has_failed = 1;
 			return -1;
 		}
+		/* At once: if we are killed from here on, the wait goes on all the same. */
+		if (stopping->purpose != AIOR_PARKED && stopped->threads[i].is_stopped)
+			aior_restart_wait(&stopped->threads[i], stopped->calls);
+	}
 	return (int)(stopped->count - before);
 }
 

@@ -18,7 +18,8 @@ struct aior_tracee {
 	int is_stopped; /* it has stopped, and not exited */
 	int signal;     /* it was about to take this one; it gets it when it goes on */
 	int has_filter; /* of system calls */
-	int has_moved;  /* adopted: it has made, or may have made, a system call for us */
+	int is_mended; /* the stop has broken its wait, and its registers say by now that it is made again */
+	int has_moved; /* adopted: it has made, or may have made, a system call for us */
 	struct aior_sample sample;
 	/* What aior_capture() has found; the registers are such that it can go on with them. */
 	int is_captured;
@@ -84,6 +85,8 @@ int aior_first_argument(const struct aior_tracee *thread, int nr, uint64_t *firs
  * whether it was one.
  */
 int aior_mend_wait(struct aior_tracee *thread, const struct aior_calls *calls);
+/* The same in the thread itself: whoever lets go of it, the wait goes on. */
+void aior_restart_wait(struct aior_tracee *thread, const struct aior_calls *calls);
 /* It goes on, as aior_continue() says. */
 void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls);
 

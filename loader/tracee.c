@@ -245,17 +245,17 @@ int aior_mend_wait(struct aior_tracee *thread, const struct aior_calls *calls)
 }
 
 /* Where the result has taken the place of an argument, a signal has ended the call by now. */
-static void restart_wait(struct aior_tracee *thread, const struct aior_calls *calls)
+void aior_restart_wait(struct aior_tracee *thread, const struct aior_calls *calls)
 {
 	if (aior_get_regs(thread->tid, &thread->regs, &thread->regs_len) ||
 	    (ARCH_LOSES_ARGUMENT && aior_handler_is_near(thread)) || !aior_mend_wait(thread, calls))
 		return;
-	aior_set_regs(thread->tid, &thread->regs, thread->regs_len);
+	thread->is_mended = !aior_set_regs(thread->tid, &thread->regs, thread->regs_len);
 }
 
 void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls)
 {
-	restart_wait(thread, calls);
+	aior_restart_wait(thread, calls);
 	aior_trace(PTRACE_DETACH, thread->tid, 0, thread->signal);
 }
 

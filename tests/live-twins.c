@@ -6,8 +6,9 @@
  *
  * Some seeds are of the form for rings that come back compact (twins.h).
  *
- *	live-twins.t [--seed=N] [--rounds=COUNT] [--break=KIND]
+ *	live-twins.t [--seed=N] [--rounds=COUNT] [--break=KIND] [--deaths]
  *
+ * With --deaths, and in some seeds without, other hosts begin to stage or restore it too, and are killed at any moment.
  * --break spoils one round on purpose, to see that the comparison notices.
  */
 #include <getopt.h>
@@ -62,7 +63,7 @@ static struct {
 	uint64_t seed, random;
 	pid_t pid; /* of the second process */
 	enum breakage breakage;
-	int is_broken, is_real_time, is_compact;
+	int is_broken, is_real_time, is_compact, has_deaths;
 	unsigned rounds;
 	const char *what, *why;
 } h;
@@ -71,6 +72,8 @@ static struct {
 static struct {
 	atomic_long budget; /* that they may ask of fs.aio-nr */
 	atomic_long rounds, in_flight_rounds, slow_rounds, polls, drained, stops, again, compact;
+	atomic_long deaths, unfinished; /* of hosts; those that had begun, and left it to others */
+	atomic_int all_have_deaths;
 	atomic_long disks; /* files on file systems that are really asynchronous */
 } * all;
 
@@ -391,6 +394,58 @@ static int stage_it(size_t *polls)
 	return ret;
 }
 
+static int restore_all(struct aior_outcome *outcome)
+{
+	const struct aior_options options = {.timeout_ms = -1, .compacts = h.is_compact};
+	struct aior_error error;
+
+	memset(outcome, 0, sizeof(*outcome));
+	for (int tries = 0; aior_restore(&h.pid, 1, &options, outcome, &error); tries++) {
+		/* Where a host has died, its blob may still be at work: on a busy machine that takes a while. */
+		if (error.err != EBUSY || !h.has_deaths || tries == 60)
+			return fails_so("a restore that fails", &error);
+		aior_outcome_free(outcome);
+		usleep(1000);
+	}
+	return 0;
+}
+
+/* Another host that is killed at any moment. */
+static void die_at_it(int stages)
+{
+	uint32_t us = any_below(any_below(2) ? 3000 : 80000);
+	pid_t pid = fork_mortal();
+
+	if (!pid) {
+		struct aior_outcome outcome;
+		struct aior_error error;
+
+		_exit(
+		    stages ? aior_stage(&h.pid, 1, NULL, &outcome, &error) : restore_all(&outcome));
+	}
+	usleep(us);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	atomic_fetch_add(&all->deaths, 1);
+}
+
+/* What it has begun comes to its end by whoever comes next. */
+static int die_staging(void)
+{
+	struct aior_outcome outcome;
+	int ret;
+
+	die_at_it(1);
+	if (any_below(4) == 0)
+		die_at_it(0);
+	ret = restore_all(&outcome);
+	atomic_fetch_add(&all->unfinished, !ret && !outcome.was_so);
+	if (!ret && outcome.rings.lost_count)
+		ret = fails("a poll is lost when a host has died");
+	aior_outcome_free(&outcome);
+	return ret;
+}
+
 /* It is staged already: nothing is done. */
 static int stage_again(void)
 {
@@ -406,21 +461,20 @@ static int stage_again(void)
 	return !was_so && fails("a second stage that does something");
 }
 
-static int restore_it(size_t polls)
+/* Where another one may have done it, or a part of it, not all is said here. */
+static int restore_it(size_t polls, int is_struck)
 {
-	const struct aior_options options = {.timeout_ms = -1, .compacts = h.is_compact};
-	struct aior_outcome outcome = {0};
-	struct aior_error error;
-	int ret = 0;
+	struct aior_outcome outcome;
+	int ret;
 
 	atomic_fetch_add(&all->compact, h.is_compact);
-	if (aior_restore(&h.pid, 1, &options, &outcome, &error))
-		return fails_so("a restore that fails", &error);
-	if (outcome.was_so || outcome.rings.ring_count != ring_count() ||
-	    outcome.rings.poll_count != polls || outcome.rings.lost_count)
-		ret = fails("what a restore reports");
+	if (restore_all(&outcome))
+		return 1;
+	ret = outcome.rings.lost_count ||
+	      (!is_struck && (outcome.was_so || outcome.rings.ring_count != ring_count() ||
+				 outcome.rings.poll_count != polls));
 	aior_outcome_free(&outcome);
-	return ret;
+	return ret && fails("what a restore reports");
 }
 
 /* What happens to it while it is parked. Returns whether it has yet to be continued. */
@@ -442,16 +496,23 @@ static int disturb(void)
 static int do_round(void)
 {
 	size_t polls = 0;
-	int is_stopped;
+	int is_stopped, is_struck;
 
 	wait_for_moment();
-	if (h.common->is_over || stage_it(&polls))
+	if (h.common->is_over)
+		return 1;
+	if (h.has_deaths && any_below(2) && die_staging())
+		return 1;
+	if (stage_it(&polls))
 		return 1;
 	is_stopped = disturb();
 	if (any_below(8) == 0 && stage_again())
 		return 1;
 	h.is_broken = spoil();
-	if (restore_it(polls))
+	is_struck = h.has_deaths && any_below(3) == 0;
+	if (is_struck)
+		die_at_it(0);
+	if (restore_it(polls, is_struck))
 		return 1;
 	if (is_stopped)
 		kill(h.pid, SIGCONT);
@@ -541,6 +602,7 @@ static void choose_side(unsigned thread)
 	self->random = (h.seed * THREADS + thread) * 0x9e3779b97f4a7c15ull + 0x1234567;
 	self->patience = h.breakage ? 2000 : 60000;
 	self->can_wait = !h.breakage;
+	self->may_be_short = h.has_deaths;
 	self->is_by_call = h.is_compact;
 	self->is_slow = (int)below(2);
 	self->slow_bytes = 1u << 20;
@@ -558,6 +620,7 @@ static void choose(void)
 	h.random = h.seed + 1;
 	h.threads = any_below(2) ? 1 : 1 + any_below(THREADS);
 	h.is_compact = !h.breakage && any_below(3) == 0;
+	h.has_deaths = !h.breakage && (any_below(4) == 0 || all->all_have_deaths);
 	h.common = map_shared(sizeof(*h.common));
 	for (unsigned which = 0; which < 2; which++)
 		for (unsigned i = 0; i < h.threads; i++) {
@@ -599,12 +662,12 @@ static int run_seed(uint64_t seed, enum breakage breakage)
 	compare_threads();
 	atomic_fetch_add(&all->budget, price);
 	if (h.why && !breakage)
-		diag("seed %llu (%u threads, %u rings%s%s), operation %u (%s), after %u rounds: "
+		diag("seed %llu (%u threads, %u rings%s%s%s), operation %u (%s), after %u rounds: "
 		     "differs in %s",
 		    (unsigned long long)seed, h.threads, ring_count(),
 		    h.is_real_time ? ", slow" : "", h.is_compact ? ", compact" : "",
-		    h.common->sides[1][0].op, h.what ? h.what : h.common->sides[1][0].what,
-		    h.rounds, h.why);
+		    h.has_deaths ? ", deaths" : "", h.common->sides[1][0].op,
+		    h.what ? h.what : h.common->sides[1][0].what, h.rounds, h.why);
 	return h.why ? 1 : breakage && !h.is_broken ? 2 : 0;
 }
 
@@ -666,6 +729,8 @@ static void run_sound(uint64_t seed, unsigned count)
 	diag("met in flight: %ld polls; %ld others, in %ld rounds", (long)all->polls,
 	    (long)all->drained, (long)all->slow_rounds);
 	diag("restored compact in %ld rounds", (long)all->compact);
+	diag("%ld other hosts killed, %ld of them left something to finish", (long)all->deaths,
+	    (long)all->unfinished);
 	diag("stopped and continued while parked %ld times, staged when it was staged %ld times",
 	    (long)all->stops, (long)all->again);
 }
@@ -707,12 +772,12 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"seed", required_argument, NULL, 's'},
 	    {"rounds", required_argument, NULL, 'r'}, {"break", required_argument, NULL, 'b'},
-	    {NULL, 0, NULL, 0}};
+	    {"deaths", no_argument, NULL, 'd'}, {NULL, 0, NULL, 0}};
 	const char *given = getenv("TWINS_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 1000;
 	unsigned count = effort(40);
 	enum breakage only = BREAK_NONE;
-	int option, is_whole = 1;
+	int option, is_whole = 1, deaths = 0;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		is_whole = 0;
@@ -720,6 +785,8 @@ int main(int argc, char **argv)
 			seed = strtoull(optarg, NULL, 0), count = 1;
 		else if (option == 'r')
 			count = ((unsigned)atoi(optarg) + ROUNDS - 1) / ROUNDS;
+		else if (option == 'd')
+			deaths = 1;
 		else if (option == 'b')
 			while (++only < BREAK_KINDS && strcmp(break_names[only], optarg))
 				;
@@ -733,6 +800,7 @@ int main(int argc, char **argv)
 	if (!is_whole)
 		alarm(0); /* as long as it takes; each host has a limit */
 	all = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	all->all_have_deaths = deaths;
 	all->budget = aio_max_nr() - aio_nr() - 2000;
 	if (all->budget < 4000l * THREADS * 4) {
 		skip("twins", "fs.aio-max-nr leaves too few requests: %ld", (long)all->budget);

@@ -51,6 +51,7 @@ struct side {
 	int is_by_call;      /* nothing is read from a ring but how many are pending */
 	int is_slow;         /* there are slow requests: not to the brim, then */
 	int can_direct;      /* the file takes O_DIRECT */
+	int may_be_short;    /* an io_getevents that waits may come back with fewer events */
 	int can_wait;        /* a call that does not return is noticed */
 	int file;            /* what slow requests read and write */
 	char *buffer;        /* their memory: SLOW pieces */
@@ -520,6 +521,15 @@ static void settle_in_call(struct twin *twin, struct aio_slot *events, int waits
 	long all = (long)(twin->others + twin->slow), n;
 
 	n = get_events(twin, waits ? all : 0, all, events);
+	/* Stopped by whoever is killed then, it has what it had taken: like any program, it waits for the others. */
+	while (self->may_be_short && waits && n > 0 && n < all) {
+		long more = get_events(twin, all - n, all - n, events + n);
+
+		if (more < 0)
+			n = more;
+		else
+			n += more;
+	}
 	note("the result of an io_getevents that takes all", (uint64_t)n);
 	if (n == all)
 		qsort(events + twin->others, twin->slow, sizeof(*events), compare_objects);
