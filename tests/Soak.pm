@@ -317,6 +317,17 @@ sub stop_and_go
     $tally->{signals}++;
 }
 
+# A tool that is killed at one of its system calls, and another one that finishes what it has begun.
+sub tool_dies
+{
+    my ($tally, @pids) = @_;
+    my $struck = run_command({ seconds => $PATIENCE }, "$BUILD/tests/strike", '--log', '/dev/null', '--kill', 100 + int rand 1500, $TOOL, pick('stage', 'restore', 'stage'), @pids);
+    $tally->{deaths}++ if $struck->{status} == 137;
+    my $finished = run_tool({ seconds => $PATIENCE }, 'restore', @pids);
+    return if !$finished->{status} || is_over(@pids);
+    return "restore, when a tool has died: status $finished->{status}: $finished->{err}";
+}
+
 # One round. Returns what is wrong; nothing if nothing is, or if the program has come to its end.
 sub do_round
 {
@@ -335,6 +346,10 @@ sub round_of
     my @pids = @{ $run->{pids} };
     return "it does not stop: @pids" if $is_exact && !wait_until(sub { all_stand(@pids) }, 30);
     return if is_over(@pids);
+    if (100 * rand() < ($ENV{STRUCK} // 0)) {
+        my $wrong = tool_dies($tally, @pids);
+        return $wrong if defined $wrong || is_over(@pids);
+    }
     my ($before, $nr, $look) = (counts_of(@pids), aio_nr(), $is_exact ? exact_look(@pids) : '');
     push @{ $tally->{counts} }, $before;
     send_signal($form, $tally, @pids) if !$is_exact && rand() < 0.15;
@@ -407,7 +422,7 @@ sub growth
 sub soak_form
 {
     my ($program, $form, $rounds) = @_;
-    my %tally = (drained => [], down => [], counts => [], signals => 0, exact => 0);
+    my %tally = (drained => [], down => [], counts => [], signals => 0, exact => 0, deaths => 0);
     my ($wrong, $runs, $barren, $begun) = (undef, 0, 0, time);
     my $name = "$program->{name}, $form->{name}";
     my $nr = aio_nr();
@@ -452,6 +467,7 @@ sub soak_form
         runs     => $runs,
         stopped  => $tally{exact},
         signals  => $tally{signals},
+        deaths   => $tally{deaths},
         met      => scalar(grep { $_ } @drained),
         requests => sum0(@drained),
         most     => max(0, @drained),
@@ -464,7 +480,7 @@ sub soak_form
 
 my @columns = (
     [ program  => 'program',   '%-10s' ], [ form    => 'form',              '%-22s' ], [ rounds => 'rounds', '%6d' ], [ runs => 'runs', '%4d' ],
-    [ signals  => 'signals',   '%7d' ],   [ stopped => 'stopped',           '%7d' ],   [ met => 'with I/O', '%8d' ],
+    [ signals  => 'signals',   '%7d' ],   [ deaths  => 'deaths',            '%6d' ],   [ stopped => 'stopped',           '%7d' ],   [ met => 'with I/O', '%8d' ],
     [ requests => 'in flight', '%9d' ],   [ most    => 'most',              '%4d' ],   [ median => 'median ms', '%9.1f' ],
     [ worst    => 'worst ms',  '%8.1f' ], [ seconds => 'seconds',           '%7.0f' ],
 );

@@ -11,6 +11,7 @@
 # as long programs work between two rounds; so many times slower are slow disks.
 # FORMS: a part of a form's name, or a pattern of several, if none is named.
 # PROGRAMS: which, if none is named; all, if it is not set.
+# STRUCK: in so many of a hundred rounds, as a rule in none, another tool is killed first at any of its system calls.
 # SEED: for the same choices again. BUSY: if it is set, others use AIO here, and fs.aio-nr is theirs, too.
 use strict;
 use warnings;
