@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/* Who may trace whom, and why not; ptrace(2), "Ptrace access mode checking". */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* As /proc/PID/status has them: real, effective, saved and for files; the sets in hexadecimal. */
+struct rights {
+	unsigned uids[4], gids[4];
+	uint64_t permitted, effective;
+	unsigned seccomp;
+};
+
+static int read_file(const char *owner, const char *name, char *text, size_t size)
+{
+	char path[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%s/%s", owner, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, size - 1);
+	if (fd >= 0)
+		close(fd);
+	text[n < 0 ? 0 : n] = '\0';
+	return n < 0 ? -1 : 0;
+}
+
+static int read_numbers(const char *text, const char *key, unsigned numbers[4])
+{
+	const char *at = strstr(text, key);
+
+	return at && sscanf(at + strlen(key), "%u %u %u %u", &numbers[0], &numbers[1], &numbers[2],
+			 &numbers[3]) == 4
+		   ? 0
+		   : -1;
+}
+
+static uint64_t read_set(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+
+	return at ? strtoull(at + strlen(key), NULL, 16) : 0;
+}
+
+static int read_rights(const char *owner, struct rights *rights)
+{
+	char text[16384];
+
+	memset(rights, 0, sizeof(*rights));
+	if (read_file(owner, "status", text, sizeof(text)) ||
+	    read_numbers(text, "\nUid:", rights->uids) ||
+	    read_numbers(text, "\nGid:", rights->gids))
+		return -1;
+	rights->permitted = read_set(text, "\nCapPrm:");
+	rights->effective = read_set(text, "\nCapEff:");
+	rights->seccomp = (unsigned)read_set(text, "\nSeccomp:");
+	return 0;
+}
+
+int aior_has_capability(int capability)
+{
+	struct rights own;
+
+	return !read_rights("thread-self", &own) && own.effective >> capability & 1;
+}
+
+/* What cannot be found out is tried. (It must be the first user namespace's, too.) */
+int aior_may_suspend_filters(void)
+{
+	struct rights own;
+
+	return read_rights("thread-self", &own) ||
+	       (own.effective >> CAP_SYS_ADMIN & 1 && !own.seccomp);
+}
+
+int aior_ptrace_scope(void)
+{
+	uint64_t scope;
+
+	return aior_read_number("/proc/sys/kernel/yama/ptrace_scope", &scope) ? 0 : (int)scope;
+}
+
+/* Their owner is root where a process is not dumpable, whoever it is: task_dump_owner(), fs/proc/base.c. */
+static int is_dumpable(const char *owner, const struct rights *rights)
+{
+	char path[64];
+	struct stat status;
+
+	snprintf(path, sizeof(path), "/proc/%s/status", owner);
+	return stat(path, &status) || status.st_uid == rights->uids[1];
+}
+
+/* The map of another user namespace is another, as a rule; that it is readable does not depend on rights. */
+static int is_in_other_namespace(const char *owner)
+{
+	char theirs[4096], own[sizeof(theirs)];
+
+	return !read_file(owner, "uid_map", theirs, sizeof(theirs)) &&
+	       !read_file("thread-self", "uid_map", own, sizeof(own)) && strcmp(theirs, own) != 0;
+}
+
+static int has_ids(const unsigned theirs[4], unsigned own)
+{
+	return theirs[0] == own && theirs[1] == own && theirs[2] == own;
+}
+
+int aior_refuse_tracing(
+    const struct aior_process *process, int err, const char *step, struct aior_error *error)
+{
+	static const char hosts[] = "a security module of this host, or a sandbox that you are in, "
+				    "forbids it (see ptrace(2), \"Ptrace access mode checking\")";
+	const int scope = aior_ptrace_scope(), pid = (int)process->pid;
+	struct rights own, theirs;
+	char owner[16];
+	int is_root;
+
+	snprintf(owner, sizeof(owner), "%d", pid);
+	if (scope > 2)
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: nobody may trace here until the next "
+		    "boot (kernel.yama.ptrace_scope is %d)",
+		    pid, scope);
+	if (read_rights("thread-self", &own) || read_rights(owner, &theirs))
+		return aior_fail(
+		    error, err, step, "process %d may not be traced by you: %s", pid, hosts);
+	is_root = (int)(own.effective >> CAP_SYS_PTRACE & 1);
+	if (!is_root && (!has_ids(theirs.uids, own.uids[1]) || !has_ids(theirs.gids, own.gids[1])))
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: it is user %u's (group %u), and you are "
+		    "user %u (group %u): be its owner or root",
+		    pid, theirs.uids[1], theirs.gids[1], own.uids[1], own.gids[1]);
+	if (is_in_other_namespace(owner))
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: it is in another user namespace: call "
+		    "from in there (nsenter --user --target %d), or be root outside of it",
+		    pid, pid);
+	if (!is_root && !is_dumpable(owner, &theirs))
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: it is not dumpable (PR_SET_DUMPABLE, or "
+		    "a program that you may not read, or that has changed its user): be root "
+		    "(CAP_SYS_PTRACE)",
+		    pid);
+	if (!is_root && theirs.permitted & ~own.permitted)
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: it has capabilities that you have not "
+		    "(0x%llx): be root (CAP_SYS_PTRACE)",
+		    pid, (unsigned long long)(theirs.permitted & ~own.permitted));
+	if (!is_root && scope)
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: kernel.yama.ptrace_scope is %d: be root "
+		    "(CAP_SYS_PTRACE), or set it to 0",
+		    pid, scope);
+	return aior_fail(error, err, step, "process %d may not be traced by you: %s", pid, hosts);
+}
