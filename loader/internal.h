@@ -68,6 +68,8 @@ int aior_has_capability(int capability);
 int aior_may_suspend_filters(void);
 /* Yama's: 0 to 3; 0 also if there is no Yama. */
 int aior_ptrace_scope(void);
+/* Fails if it may not be traced, or if what is to be known of it then may not be read. */
+int aior_check_rights(const struct aior_process *process, struct aior_error *error);
 /* Fails with `err`: it may not be traced, or looked at, and the message says for what reason, as far as can be seen. */
 int aior_refuse_tracing(
     const struct aior_process *process, int err, const char *step, struct aior_error *error);

@@ -21,15 +21,21 @@ static int read_file(const char *owner, const char *name, char *text, size_t siz
 {
 	char path[64];
 	ssize_t n;
-	int fd;
+	int fd, err;
 
 	snprintf(path, sizeof(path), "/proc/%s/%s", owner, name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, size - 1);
-	if (fd >= 0)
-		close(fd);
-	text[n < 0 ? 0 : n] = '\0';
-	return n < 0 ? -1 : 0;
+	text[0] = '\0';
+	if (fd < 0)
+		return -1;
+	n = read(fd, text, size - 1);
+	err = errno;
+	close(fd);
+	errno = err;
+	if (n < 0)
+		return -1;
+	text[n] = '\0';
+	return 0;
 }
 
 static int read_numbers(const char *text, const char *key, unsigned numbers[4])
@@ -87,14 +93,14 @@ int aior_ptrace_scope(void)
 	return aior_read_number("/proc/sys/kernel/yama/ptrace_scope", &scope) ? 0 : (int)scope;
 }
 
-/* Their owner is root where a process is not dumpable, whoever it is: task_dump_owner(), fs/proc/base.c. */
-static int is_dumpable(const char *owner, const struct rights *rights)
+/* Whose the files of a process in /proc are that others may not read: root's it is not dumpable: task_dump_owner(), fs/proc/base.c. */
+static unsigned owner_of_files(const char *owner, unsigned uid)
 {
 	char path[64];
 	struct stat status;
 
 	snprintf(path, sizeof(path), "/proc/%s/status", owner);
-	return stat(path, &status) || status.st_uid == rights->uids[1];
+	return stat(path, &status) ? uid : status.st_uid;
 }
 
 /* The map of another user namespace is another, as a rule; that it is readable does not depend on rights. */
@@ -119,6 +125,7 @@ int aior_refuse_tracing(
 	const int scope = aior_ptrace_scope(), pid = (int)process->pid;
 	struct rights own, theirs;
 	char owner[16];
+	unsigned files;
 	int is_root;
 
 	snprintf(owner, sizeof(owner), "%d", pid);
@@ -131,6 +138,7 @@ int aior_refuse_tracing(
 		return aior_fail(
 		    error, err, step, "process %d may not be traced by you: %s", pid, hosts);
 	is_root = (int)(own.effective >> CAP_SYS_PTRACE & 1);
+	files = owner_of_files(owner, theirs.uids[1]);
 	if (!is_root && (!has_ids(theirs.uids, own.uids[1]) || !has_ids(theirs.gids, own.gids[1])))
 		return aior_fail(error, err, step,
 		    "process %d may not be traced by you: it is user %u's (group %u), and you are "
@@ -141,7 +149,7 @@ int aior_refuse_tracing(
 		    "process %d may not be traced by you: it is in another user namespace: call "
 		    "from in there (nsenter --user --target %d), or be root outside of it",
 		    pid, pid);
-	if (!is_root && !is_dumpable(owner, &theirs))
+	if (!is_root && files != theirs.uids[1])
 		return aior_fail(error, err, step,
 		    "process %d may not be traced by you: it is not dumpable (PR_SET_DUMPABLE, or "
 		    "a program that you may not read, or that has changed its user): be root "
@@ -157,5 +165,22 @@ int aior_refuse_tracing(
 		    "process %d may not be traced by you: kernel.yama.ptrace_scope is %d: be root "
 		    "(CAP_SYS_PTRACE), or set it to 0",
 		    pid, scope);
+	if (is_root && files != own.uids[1] &&
+	    !(own.effective & (1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH)))
+		return aior_fail(error, err, step,
+		    "process %d may not be traced by you: its files in /proc are user %u's: it "
+		    "takes CAP_DAC_READ_SEARCH beside CAP_SYS_PTRACE",
+		    pid, files);
 	return aior_fail(error, err, step, "process %d may not be traced by you: %s", pid, hosts);
+}
+
+/* This is the file that is read again and again, and most that tracing takes it takes, too: lock_trace(), fs/proc/base.c. */
+int aior_check_rights(const struct aior_process *process, struct aior_error *error)
+{
+	char owner[16], text[256];
+
+	snprintf(owner, sizeof(owner), "%d", (int)process->task);
+	if (!read_file(owner, "syscall", text, sizeof(text)) || (errno != EACCES && errno != EPERM))
+		return 0;
+	return aior_refuse_tracing(process, EPERM, "open", error);
 }

@@ -219,6 +219,27 @@ static void start_knocking(const char *unused)
 	check(!pthread_create(&thread, NULL, knock, NULL), "pthread_create");
 }
 
+/* A thread that may do no more than read and write. */
+static void *be_strict(void *data)
+{
+	const int *fds = data;
+	char byte;
+
+	check(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT), "PR_SET_SECCOMP");
+	for (;;)
+		if (read(fds[0], &byte, 1) != 1)
+			return NULL;
+}
+
+static void start_strict(const char *unused)
+{
+	static int fds[2];
+	pthread_t thread;
+
+	(void)unused;
+	check(!pipe(fds) && !pthread_create(&thread, NULL, be_strict, fds), "pthread_create");
+}
+
 /* A capsule that says that it is parked, which it is not, and that is another one at every look. */
 static void *flicker(void *data)
 {
@@ -530,6 +551,7 @@ static const struct state {
     {"no-new-privs", be_unprivileged, 0}, /* PR_SET_NO_NEW_PRIVS */
     {"filter", filter_calls, 1},          /* of system calls: it must not make those of a blob */
     {"knock", start_knocking, 1},         /* a thread makes a call that its filter refuses */
+    {"strict", start_strict, 1},          /* a thread is under seccomp's strict mode */
     {"pretend", pretend_to_be_parked,
 	1},                         /* ARCH, a number: a capsule that says that it is parked */
     {"mlockall", lock_future, 1},   /* LIMIT: MCL_FUTURE, and RLIMIT_MEMLOCK */
