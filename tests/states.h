@@ -240,13 +240,16 @@ static void start_strict(const char *unused)
 	check(!pipe(fds) && !pthread_create(&thread, NULL, be_strict, fds), "pthread_create");
 }
 
-/* A capsule that says that it is parked, which it is not, and that is another one at every look. */
+/* A capsule that says that it is parked, which it is not, and that is another one at every other look. */
 static void *flicker(void *data)
 {
+	const struct timespec time = {.tv_nsec = 3000000};
 	volatile struct aior_table *table = data;
 
-	for (;;)
+	for (;;) {
 		table->possible_cpus ^= 1;
+		nanosleep(&time, NULL);
+	}
 	return NULL;
 }
 
