@@ -209,7 +209,7 @@ struct aior_stopped;
 
 enum aior_purpose {
 	AIOR_TO_READ,
-	AIOR_TO_INJECT, /* filters of system calls are suspended for as long as a thread is traced */
+	AIOR_TO_INJECT, /* filters of system calls are suspended from when a thread has stopped until it is left */
 	AIOR_PARKED, /* the same for a parked process, whose threads are in no call that matters */
 };
 
