@@ -69,7 +69,7 @@ OPS := restore stage run
 BLOBS := $(foreach a,$(BLOB_ARCHES),$(foreach o,$(OPS),$(BUILD)/blob-$(o)-$(a).bin))
 
 LIB_SRCS := pie/emit.c pie/contract.c pie/languages.c pie/object.c pie/headers.c pie/names.c \
-	$(addprefix loader/,error.c proc.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c grow.c compact.c)
+	$(addprefix loader/,error.c proc.c rights.c capsule.c self.c stop.c tracee.c capture.c image.c live.c dump.c memory.c host.c run.c blobs.c calls.c fence.c inject.c parked.c journal.c report.c others.c candidates.c staging.c stage.c restore.c samples.c grow.c compact.c)
 
 # The readers of images, where what they take is there; the command line does without. READERS= leaves all out.
 compiles = $(shell $(CC) $(CPPFLAGS) -include $(1) -fsyntax-only -x c /dev/null 2>/dev/null && echo yes)

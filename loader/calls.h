@@ -16,6 +16,7 @@ struct aior_calls {
 	int io_submit;
 	int mmap; /* the one that takes its offset in pages, where there are two; ours is 0 */
 	int munmap, mprotect, mremap;
+	int rt_sigprocmask, rt_sigsuspend; /* those of the park loop */
 	/* Calls that io_getevents' arguments go to: context, least, most, events, timeout. */
 	const int *takes_events;
 	size_t takes_events_count;

@@ -6,9 +6,11 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -243,67 +245,112 @@ static int cannot_write(const char *path, int err, struct aior_error *error)
 	return aior_fail(error, err, "write", "%s cannot be written: %s", path, strerror(err));
 }
 
-/* A file without a name in the folder of `path`, which nobody sees if we die; -1: there are none in there. */
-static int open_nameless(const char *path)
+/*
+ * Where the file is to be. The folder is opened once, and the rest is done in there: whoever may change what leads to it
+ * cannot have us write elsewhere. What the name itself leads to is never followed.
+ */
+struct place {
+	const char *path; /* for messages */
+	const char *name;
+	int folder;
+	char beside[NAME_MAX +
+		    1]; /* the file's name, which becomes `name`; empty: it has none yet */
+};
+
+static int open_place(const char *path, struct place *place, struct aior_error *error)
 {
 	const char *slash = strrchr(path, '/');
 	char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-	int fd = folder ? open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+	struct stat there;
+	int err;
 
+	*place = (struct place){.path = path, .name = slash ? slash + 1 : path, .folder = -1};
+	if (folder)
+		place->folder = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	err = errno;
 	free(folder);
-	return fd;
+	if (place->folder < 0)
+		return cannot_write(path, err, error);
+	if (*place->name && fstatat(place->folder, place->name, &there, AT_SYMLINK_NOFOLLOW))
+		return 0;
+	if (*place->name && S_ISREG(there.st_mode))
+		return 0;
+	close(place->folder);
+	if (*place->name && S_ISLNK(there.st_mode))
+		return aior_fail(error, EINVAL, "write",
+		    "%s is a link, which is not followed: name the file that it leads to, or "
+		    "remove it",
+		    path);
+	return aior_fail(
+	    error, EINVAL, "write", "%s is there, and not a regular file: it is left alone", path);
+}
+
+/* A name that nobody can have guessed: what is there by that name is none of ours. */
+static int name_beside(struct place *place)
+{
+	uint64_t random;
+
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		return -1;
+	snprintf(place->beside, sizeof(place->beside), "%.200s.%016llx", place->name,
+	    (unsigned long long)random);
+	return 0;
+}
+
+/* One without a name, which nobody sees if we die; or where there are none such, one beside it. */
+static int open_file(struct place *place)
+{
+	int fd = openat(place->folder, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		return fd;
+	if (name_beside(place))
+		return -1;
+	return openat(place->folder, place->beside,
+	    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 }
 
 /* Gives it a name that there is not yet: -1 and EEXIST, it is there. */
-static int name_file(int fd, const char *path)
+static int name_file(int fd, const struct place *place, const char *name)
 {
 	char own[64];
 
 	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
-	return linkat(AT_FDCWD, own, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+	return linkat(AT_FDCWD, own, place->folder, name, AT_SYMLINK_FOLLOW);
 }
 
-/* No name can be given to a file in the place of another one's: so it has one of its own for a moment. */
-static int replace_file(int fd, const char *path)
+/* It takes the place of what has that name, which is not looked at: a link is replaced, and not followed. */
+static int move_file(struct place *place)
 {
-	char *beside;
-	int ret = -1;
+	int err;
 
-	for (unsigned i = 0; ret && i < 100; i++) {
-		if (asprintf(&beside, "%s.%d.%u", path, (int)getpid(), i) < 0)
-			return -1;
-		ret = name_file(fd, beside);
-		if (!ret && rename(beside, path)) {
-			int err = errno;
-
-			unlink(beside);
-			free(beside);
-			errno = err;
-			return -1;
-		}
-		free(beside);
-		if (ret && errno != EEXIST)
-			return -1;
-	}
-	return ret;
+	if (!renameat(place->folder, place->beside, place->folder, place->name))
+		return 0;
+	err = errno;
+	unlinkat(place->folder, place->beside, 0);
+	errno = err;
+	return -1;
 }
 
-/* `beside`: the file's name, which becomes `path`; NULL: it has none yet. */
-static int publish(FILE *file, const char *beside, const char *path)
+static int publish(FILE *file, struct place *place)
 {
+	int fd = fileno(file);
+
 	/* The umask may have taken bits that the owner needs. */
-	if (fflush(file) || ferror(file) || fchmod(fileno(file), 0600) || fdatasync(fileno(file)))
+	if (fflush(file) || ferror(file) || fchmod(fd, 0600) || fdatasync(fd))
 		return -1;
-	if (beside)
-		return rename(beside, path);
-	return name_file(fileno(file), path) &&
-		       (errno != EEXIST || replace_file(fileno(file), path))
-		   ? -1
-		   : 0;
+	if (*place->beside)
+		return move_file(place);
+	if (!name_file(fd, place, place->name))
+		return 0;
+	/* No name can be given to a file in the place of another one's: so it has one of its own for a moment. */
+	if (errno != EEXIST || name_beside(place) || name_file(fd, place, place->beside))
+		return -1;
+	return move_file(place);
 }
 
-static int write_file(const struct aior_image *image, FILE *file, const char *beside,
-    const char *path, struct aior_error *error)
+static int write_file(
+    const struct aior_image *image, FILE *file, struct place *place, struct aior_error *error)
 {
 	const struct aior_arch_elf *elf = aior_arch_elf(image->arch);
 	struct core core = {
@@ -313,48 +360,41 @@ static int write_file(const struct aior_image *image, FILE *file, const char *be
 	    .flags = elf->flags,
 	    .file = file,
 	};
+	const int had_name = !!*place->beside;
 	int err = 0;
 
-	if (put_core(&core) || publish(file, beside, path))
+	if (put_core(&core) || publish(file, place))
 		err = errno;
 	fclose(file);
 	if (!err)
 		return 0;
-	if (beside)
-		unlink(beside);
-	return cannot_write(path, err, error);
+	if (had_name)
+		unlinkat(place->folder, place->beside, 0);
+	return cannot_write(place->path, err, error);
 }
 
 int aior_write_core(const struct aior_image *image, const char *path, struct aior_error *error)
 {
-	struct stat there;
-	char *beside = NULL;
+	struct place place;
 	FILE *file;
 	int fd, ret;
 	AIOR_UNCANCELLED;
 
 	if (!aior_arch_name(image->arch))
 		return aior_fail(error, EINVAL, "image", "its architecture is not known");
-	if (aior_check_image(image, error))
+	if (aior_check_image(image, error) || open_place(path, &place, error))
 		return -1;
-	if (!stat(path, &there) && !S_ISREG(there.st_mode))
-		return aior_fail(error, EINVAL, "write",
-		    "%s is there, and not a regular file: it is left alone", path);
-	fd = open_nameless(path);
-	if (fd < 0 && asprintf(&beside, "%s.XXXXXX", path) < 0)
-		return aior_fail(error, ENOMEM, "write", "out of memory");
-	if (fd < 0)
-		fd = mkostemp(beside, O_CLOEXEC);
+	fd = open_file(&place);
 	file = fd < 0 ? NULL : fdopen(fd, "wb");
 	if (file) {
-		ret = write_file(image, file, beside, path, error);
+		ret = write_file(image, file, &place, error);
 	} else {
 		ret = cannot_write(path, errno, error);
 		if (fd >= 0)
 			close(fd);
-		if (fd >= 0 && beside)
-			unlink(beside);
+		if (fd >= 0 && *place.beside)
+			unlinkat(place.folder, place.beside, 0);
 	}
-	free(beside);
+	close(place.folder);
 	return ret;
 }

@@ -24,12 +24,17 @@ const char *file_name(char name[FILE_NAME], const char *path)
 int file_map(int folder, const char *path, int flags, const char *name, struct file *file,
     struct aior_error *error)
 {
-	int fd = openat(folder, path, flags | O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	const int follows = flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0;
 	struct stat status;
 	void *data = NULL;
-	int err = 0;
+	int err = 0, fd;
 
 	*file = (struct file){NULL, 0};
+	/* A device may do something when it is opened. */
+	if (!fstatat(folder, path, &status, follows) && !S_ISREG(status.st_mode) &&
+	    !S_ISLNK(status.st_mode))
+		return aior_fail_image(error, name, "not a regular file");
+	fd = openat(folder, path, flags | O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0 || fstat(fd, &status)) {
 		err = errno;
 		if (fd >= 0)

@@ -58,6 +58,22 @@ int aior_fail_blob(struct aior_error *error, const struct aior_args *args, const
 /* As strerror(), but never translated: so it needs no heap and no lock. */
 const char *aior_errno_text(int err);
 
+/* rights.c */
+
+struct aior_process;
+
+/* Whether the calling thread has it, in its own user namespace. */
+int aior_has_capability(int capability);
+/* Whether a tracer that is the calling thread may keep filters of system calls from working. */
+int aior_may_suspend_filters(void);
+/* Yama's: 0 to 3; 0 also if there is no Yama. */
+int aior_ptrace_scope(void);
+/* Fails if it may not be traced, or if what is to be known of it then may not be read. */
+int aior_check_rights(const struct aior_process *process, struct aior_error *error);
+/* Fails with `err`: it may not be traced, or looked at, and the message says for what reason, as far as can be seen. */
+int aior_refuse_tracing(
+    const struct aior_process *process, int err, const char *step, struct aior_error *error);
+
 /* proc.c */
 
 struct aior_mapping {
@@ -193,7 +209,7 @@ struct aior_stopped;
 
 enum aior_purpose {
 	AIOR_TO_READ,
-	AIOR_TO_INJECT, /* filters of system calls are suspended for as long as a thread is traced */
+	AIOR_TO_INJECT, /* filters of system calls are suspended from when a thread has stopped until it is left */
 	AIOR_PARKED, /* the same for a parked process, whose threads are in no call that matters */
 };
 

@@ -30,25 +30,64 @@ struct journal {
 	unsigned char regs[sizeof(arch_regs)];
 };
 
-/* The folder, which must be ours alone: whoever can write to it could have us set any registers. */
+/*
+ * Whoever can write a journal could have us set any registers: so it, and the folder that it lies in, must be ours, and
+ * nobody else may write to them. What may have been planted there is none.
+ */
+static int is_ours_alone(int fd, mode_t kind)
+{
+	struct stat stat;
+
+	return !fstat(fd, &stat) && (stat.st_mode & S_IFMT) == kind && stat.st_uid == geteuid() &&
+	       !(stat.st_mode & 022) && (kind == S_IFDIR || stat.st_nlink == 1);
+}
+
+/* (A program that has more rights than its caller does not look where that tells it to.) */
+static const char *run_folder(void)
+{
+	const char *run = geteuid() ? secure_getenv("XDG_RUNTIME_DIR") : "/run";
+
+	return run && *run == '/' ? run : NULL;
+}
+
+static int name_folder(char path[AIOR_JOURNAL_PATH])
+{
+	const char *run = run_folder();
+
+	return run && snprintf(path, AIOR_JOURNAL_PATH, "%s/aio-restorer", run) < AIOR_JOURNAL_PATH
+		   ? 0
+		   : -1;
+}
+
 static int open_folder(int create)
 {
-	const char *run = geteuid() ? getenv("XDG_RUNTIME_DIR") : "/run";
-	char path[4096];
-	struct stat stat;
+	char path[AIOR_JOURNAL_PATH];
 	int fd;
 
-	if (!run || *run != '/' ||
-	    snprintf(path, sizeof(path), "%s/aio-restorer", run) >= (int)sizeof(path))
+	if (name_folder(path))
 		return -1;
 	if (create)
 		mkdir(path, 0700);
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0 && (fstat(fd, &stat) || stat.st_uid != geteuid() || stat.st_mode & 022)) {
+	if (fd >= 0 && !is_ours_alone(fd, S_IFDIR)) {
 		close(fd);
 		return -1;
 	}
 	return fd;
+}
+
+const char *aior_journal_folder(char path[AIOR_JOURNAL_PATH])
+{
+	int fd = open_folder(0);
+
+	if (fd >= 0)
+		close(fd);
+	if (name_folder(path))
+		return NULL;
+	return fd >= 0 || (faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) &&
+			      errno == ENOENT && !access(run_folder(), W_OK | X_OK))
+		   ? path
+		   : NULL;
 }
 
 static void name_journal(pid_t pid, uint64_t start_time, char name[64])
@@ -96,11 +135,17 @@ static int create(int folder, const char *name, const struct journal *journal)
 /* One that is there already is written over, in one piece: a moment without any would be one too many. */
 static int overwrite(int folder, const char *name, const struct journal *journal)
 {
-	int fd = openat(folder, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(folder, name, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	int ret;
 
-	if (fd < 0)
+	if (fd < 0 && errno != ELOOP && errno != ENXIO)
 		return -1;
+	if (fd < 0 || !is_ours_alone(fd, S_IFREG)) {
+		if (fd >= 0)
+			close(fd);
+		unlinkat(folder, name, 0);
+		return -1;
+	}
 	ret = pwrite(fd, journal, sizeof(*journal), 0) == (ssize_t)sizeof(*journal) ? 0 : -1;
 	if (ret)
 		unlinkat(folder, name, 0);
@@ -160,7 +205,7 @@ static int read_named(int folder, const char *name, struct journal *journal)
 
 	if (fd < 0)
 		return -1;
-	n = read(fd, journal, sizeof(*journal));
+	n = is_ours_alone(fd, S_IFREG) ? read(fd, journal, sizeof(*journal)) : -1;
 	close(fd);
 	return n == (ssize_t)sizeof(*journal) &&
 		       !memcmp(journal->magic, MAGIC, sizeof(journal->magic)) &&

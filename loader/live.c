@@ -239,9 +239,7 @@ int aior_read_rings(
 
 		free(mappings);
 		if (err == EACCES || err == EPERM)
-			return aior_fail(error, EPERM, "open",
-			    "process %d may not be traced by you: be its owner or root",
-			    (int)process->pid);
+			return aior_not_allowed(process, err, error);
 		return aior_fail(error, err == ENOENT ? ESRCH : err, "open",
 		    "the memory of process %d cannot be read: %s", (int)process->pid,
 		    strerror(err));
@@ -510,7 +508,7 @@ int aior_check_process(const struct aior_process *process, struct aior_error *er
 	if (process->is_kernel_thread)
 		return aior_fail(
 		    error, EINVAL, "open", "process %d is a kernel thread", (int)process->pid);
-	if (wait_to_be_alone(process, error))
+	if (aior_check_rights(process, error) || wait_to_be_alone(process, error))
 		return -1;
 	arch = aior_process_arch(process);
 	if (!aior_calls_of(arch))

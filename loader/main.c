@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <linux/capability.h>
 #include <locale.h>
 #include <linux/kcmp.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #include "emit.h"
 #include "images.h"
 #include "internal.h"
+#include "journal.h"
 #include "names.h"
 #include "show.h"
 
@@ -207,8 +209,8 @@ static int run_run(const struct options *options)
 	return DONE;
 }
 
-/* Whether a child of ours can be stopped: sandboxes forbid it. */
-static int try_tracing(void)
+/* Whether a child of ours can be stopped: sandboxes forbid it. And with these options of ptrace. */
+static int try_tracing(unsigned long options)
 {
 	pid_t child = fork();
 	int err = 0;
@@ -220,7 +222,7 @@ static int try_tracing(void)
 	}
 	if (child < 0)
 		return errno;
-	if (ptrace(PTRACE_SEIZE, child, 0, 0))
+	if (ptrace(PTRACE_SEIZE, child, 0, options))
 		err = errno;
 	if (kill(child, SIGKILL))
 		kill(child, SIGKILL);
@@ -259,6 +261,31 @@ static void print_errno(const char *what, int err, const char *without)
 	    err ? "; without it: " : "", err ? without : "");
 }
 
+/* What the caller's rights are good for; Yama's are described in the kernel's admin-guide/LSM/Yama.rst. */
+static void print_rights(void)
+{
+	static const char *const scopes[] = {
+	    "your own, if they are dumpable and have no more capabilities than you; root: all",
+	    "those that you have started, or that allow it (kernel.yama.ptrace_scope is 1); root: "
+	    "all",
+	    "none (kernel.yama.ptrace_scope is 2); root: all",
+	};
+	const int scope = aior_ptrace_scope();
+	char path[AIOR_JOURNAL_PATH];
+	const char *folder = aior_journal_folder(path);
+
+	printf("%-22s %s\n", "may be traced",
+	    scope > 2 ? "none, until the next boot (kernel.yama.ptrace_scope is 3)"
+	    : aior_has_capability(CAP_SYS_PTRACE) ? "all of your user namespace"
+						  : scopes[scope]);
+	print_errno("filters are suspended", try_tracing(PTRACE_O_SUSPEND_SECCOMP),
+	    "no stage and restore of a process with a filter of system calls (seccomp)");
+	printf("%-22s %s\n", "journals are in",
+	    folder ? folder
+		   : "no folder (it takes XDG_RUNTIME_DIR, or /run for root); without it: a call "
+		     "that is killed while a thread is not itself cannot be finished");
+}
+
 static int check_this_host(const struct options *options)
 {
 	struct aior_error error;
@@ -273,7 +300,8 @@ static int check_this_host(const struct options *options)
 	printf("%-22s %llu of fs.aio-max-nr %llu\n", "requests in use",
 	    (unsigned long long)host.aio_nr, (unsigned long long)host.aio_max_nr);
 	print_errno("AIO works", host.aio_errno, "nothing can be restored");
-	print_errno("tracing works", try_tracing(), "no dump");
+	print_errno("tracing works", try_tracing(0), "no dump, stage and restore");
+	print_rights();
 	print_errno("kcmp works",
 	    syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0, 0) < 0 ? errno : 0,
 	    "dump does not see that processes share their memory");

@@ -286,6 +286,41 @@ static int has_filter(const struct aior_tracee *thread)
 	return thread->has_filter || aior_status_number(thread->tid, "\nSeccomp:");
 }
 
+/* Goes on to the next stop at a system call: its number; -1: there is none. */
+static int next_call(const struct aior_tracee *thread, uint64_t end)
+{
+	int status, signal = 0;
+	uint64_t first;
+
+	do {
+		aior_trace(PTRACE_SYSCALL, thread->tid, 0, signal);
+		if (aior_wait_stop(thread->tid, &status, end) != 1 ||
+		    aior_now(CLOCK_MONOTONIC) >= end)
+			return -1;
+		signal = aior_signal_in_hand(status);
+	} while (WSTOPSIG(status) != (SIGTRAP | 0x80));
+	return aior_current_call(thread->tid, &first);
+}
+
+/*
+ * Under a filter it must be asleep when that comes back, and until then it must make no other calls than those of the
+ * park loop: that it is parked says a capsule in memory which it can write to. Returns 0 if it makes another; then it
+ * goes on under its filter, as what is not parked does.
+ */
+static int goes_to_sleep(
+    const struct aior_tracee *thread, const struct aior_calls *calls, uint64_t end)
+{
+	int nr = next_call(thread, end);
+
+	if (nr == calls->rt_sigprocmask && next_call(thread, end) == nr)
+		nr = next_call(thread, end);
+	if (nr == calls->rt_sigsuspend)
+		return !aior_trace(PTRACE_CONT, thread->tid, 0, 0);
+	aior_trace(PTRACE_SETOPTIONS, thread->tid, 0, 0);
+	aior_trace(PTRACE_DETACH, thread->tid, 0, 0);
+	return 0;
+}
+
 void aior_leave_parked(struct aior_stopped *stopped)
 {
 	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
@@ -296,10 +331,16 @@ void aior_leave_parked(struct aior_stopped *stopped)
 	}
 	for (size_t i = 0; stopped->purpose == AIOR_PARKED && i < stopped->count; i++)
 		stopped->has_filter |= has_filter(&stopped->threads[i]);
-	for (size_t i = 0; i < stopped->count; i++)
-		if (stopped->threads[i].is_stopped)
-			aior_trace(stopped->has_filter ? PTRACE_CONT : PTRACE_DETACH,
-			    stopped->threads[i].tid, 0, 0);
+	for (size_t i = 0; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+
+		if (!thread->is_stopped)
+			continue;
+		if (!stopped->has_filter)
+			aior_trace(PTRACE_DETACH, thread->tid, 0, 0);
+		else
+			thread->is_stopped = goes_to_sleep(thread, stopped->calls, end);
+	}
 	for (size_t i = 0; stopped->has_filter && i < stopped->count; i++)
 		while (stopped->threads[i].is_stopped && !is_asleep(stopped->threads[i].tid) &&
 		       aior_now(CLOCK_MONOTONIC) < end)

@@ -397,10 +397,7 @@ int aior_not_allowed(const struct aior_process *process, int err, struct aior_er
 	if (err == ENOENT || err == ESRCH)
 		return aior_fail(error, ESRCH, "open", "process %d has exited", (int)process->pid);
 	if (err == EACCES || err == EPERM)
-		return aior_fail(error, EPERM, "open",
-		    "process %d may not be traced by you: be its owner or root (and see ptrace(2), "
-		    "\"Ptrace access mode checking\")",
-		    (int)process->pid);
+		return aior_refuse_tracing(process, EPERM, "open", error);
 	return aior_fail(error, err, "open", "process %d cannot be looked at: %s",
 	    (int)process->pid, strerror(err));
 }

@@ -104,33 +104,42 @@ static int refuse_seize(const struct aior_process *process, int err, int has_fil
 		    "process %d has a filter of system calls (seccomp): suspending it takes "
 		    "CAP_SYS_ADMIN in the first user namespace, and a caller without a filter",
 		    (int)process->pid);
-	return aior_fail(error, err, "stop",
-	    "process %d may not be traced by you: be its owner or root (and see ptrace(2), "
-	    "\"Ptrace access mode checking\")",
-	    (int)process->pid);
+	return aior_refuse_tracing(process, err, "stop", error);
 }
 
 /*
- * Suspends the filter of a thread that has one. Whether it has one takes long to find out, so a thread that is
- * parked just gets that if it may: what is to be told of a filter is known by then.
+ * Its filter is suspended when it has stopped, and not before: it runs until then, and could make any call that the
+ * filter forbids. Whether it has one takes long to find out, so that is not asked of a thread that is parked.
  */
 static int seize_once(pid_t tid, enum aior_purpose purpose, int *has_filter)
 {
 	unsigned long options = purpose == AIOR_TO_READ ? 0 : PTRACE_O_TRACESYSGOOD;
-	long mode;
+	long mode = purpose == AIOR_TO_INJECT ? aior_status_number(tid, "\nSeccomp:") : 0;
 
-	*has_filter = 0;
-	if (purpose == AIOR_PARKED &&
-	    !aior_trace(PTRACE_SEIZE, tid, 0, options | PTRACE_O_SUSPEND_SECCOMP))
-		return 0;
-	mode = purpose == AIOR_TO_READ ? 0 : aior_status_number(tid, "\nSeccomp:");
+	*has_filter = mode > 0;
 	if (mode < 0)
 		return -1;
-	if (mode) {
-		*has_filter = 1;
-		options |= PTRACE_O_SUSPEND_SECCOMP;
+	if (mode && !aior_may_suspend_filters()) {
+		errno = EPERM;
+		return -1;
 	}
 	return aior_trace(PTRACE_SEIZE, tid, 0, options) ? -1 : 0;
+}
+
+/* One that is parked just gets that if it may. */
+static int suspend_filter(const struct stopping *stopping, struct aior_tracee *thread)
+{
+	const unsigned long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
+	int err;
+
+	if (!thread->is_stopped || stopping->purpose == AIOR_TO_READ ||
+	    (stopping->purpose == AIOR_TO_INJECT && !thread->has_filter) ||
+	    !aior_trace(PTRACE_SETOPTIONS, thread->tid, 0, options))
+		return 0;
+	err = errno;
+	if (err == ESRCH || !aior_status_number(thread->tid, "\nSeccomp:"))
+		return 0;
+	return refuse_seize(stopping->process, err, 1, 0, stopping->error);
 }
 
 /*
@@ -255,13 +264,16 @@ static int stop_more(struct stopping *stopping)
 	for (size_t i = before; i < stopped->count; i++)
 		interrupt_thread(stopped, &stopped->threads[i]);
 	for (size_t i = before; i < stopped->count; i++) {
-		if (wait_for_stop(&stopped->threads[i], stopping->error)) {
+		struct aior_tracee *thread = &stopped->threads[i];
+		int has_failed = wait_for_stop(thread, stopping->error);
+
+		/* At once: if we are killed from here on, the wait goes on all the same. */
+		if (!has_failed && stopping->purpose != AIOR_PARKED && thread->is_stopped)
+			aior_restart_wait(thread, stopped->calls);
+		if (has_failed || suspend_filter(stopping, thread)) {
 			stopping->has_failed = 1;
 			return -1;
 		}
-		/* At once: if we are killed from here on, the wait goes on all the same. */
-		if (stopping->purpose != AIOR_PARKED && stopped->threads[i].is_stopped)
-			aior_restart_wait(&stopped->threads[i], stopped->calls);
 	}
 	return (int)(stopped->count - before);
 }

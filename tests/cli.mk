@@ -9,7 +9,7 @@ QEMU_GUEST := $(if $(filter i386,$(BLOB_ARCHES)),qemu-guest)
 CLI_FIXTURES := $(addprefix $(BUILD)/tests/,leaver strike tracer refuse-inside.so misbehave hostile api.t checkpointed container-program $(WORKERS) $(FUSE_SERVER) $(QEMU_GUEST))
 CRIU_TESTS := tests/images.t tests/criu.t tests/criu-beside-plain.t 'tests/container.sh runc' 'tests/podman.sh runc'
 CLI_TESTS := $(BUILD)/tests/api.t tests/cli.t tests/dump.t tests/run.t tests/corpus.t tests/hostile.t tests/hostile-images.t \
-	tests/stage.t tests/stage-refused.t tests/host-dies.t tests/killed.t tests/failing.t tests/struck.t tests/misbehaving.t tests/fuse.t $(CRIU_TESTS) \
+	tests/stage.t tests/stage-refused.t tests/rights.t tests/host-dies.t tests/killed.t tests/failing.t tests/struck.t tests/misbehaving.t tests/fuse.t $(CRIU_TESTS) \
 	$(patsubst tests/soak/%.pm,'tests/soak.t %',$(wildcard tests/soak/*.pm))
 
 # The image reader, in a program that gives it thousands of broken images.

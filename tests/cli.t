@@ -236,7 +236,7 @@ SKIP: {
     my @nobody = (qw(setpriv --reuid 65534 --regid 65534 --clear-groups), $copy);
     for my $command ([ 'list', $pid ], [ 'dump', $pid, '-o', "$DIR/none" ]) {
         my $result = run_command(@nobody, @$command);
-        ok($result->{status} == 1 && $result->{err} =~ /\Aaio-restorer: process $pid may not be traced by you: be its owner or root.*\n\z/,
+        ok($result->{status} == 1 && $result->{err} =~ /\Aaio-restorer: process $pid may not be traced by you: it is user 0's .* be its owner or root\n\z/,
             "$command->[0] of root's process by nobody") or diag explain $result;
     }
     my $image = fresh('.core');

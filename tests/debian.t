@@ -47,6 +47,7 @@ for my $package (@packages) {
 }
 my ($triplet) = run('dpkg-architecture -qDEB_HOST_MULTIARCH') =~ /(\S+)/;
 like($has{'aio-restorer'}, qr{ \./usr/bin/aio-restorer$}m, 'aio-restorer: the command line');
+like($has{'aio-restorer'}, qr{ \./usr/share/doc/aio-restorer/SECURITY\.md$}m, 'aio-restorer: who may do what');
 like($has{'libaio-restorer0'}, qr{ \./usr/lib/\Q$triplet/$soname\E -> }, 'libaio-restorer0: the library');
 like($has{'libaio-restorer-dev'}, qr{ \./\Q$_\E$}m, "libaio-restorer-dev: $_") for "usr/lib/$triplet/libaio-restorer.a", 'usr/include/aio-restorer/restorer.h',
     'usr/share/doc/libaio-restorer-dev/examples/embed-c.c', 'usr/share/doc/libaio-restorer-dev/embedding.md';

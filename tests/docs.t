@@ -30,7 +30,7 @@ sub anchors_of
 }
 
 my $links = 0;
-for my $page ('README.md', glob 'docs/*.md') {
+for my $page ('README.md', 'SECURITY.md', glob 'docs/*.md') {
     my @lost;
     for my $link (slurp($page) =~ /\]\(([^)\s]+)\)/g) {
         next if $link =~ /^\w+:/;

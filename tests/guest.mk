@@ -2,7 +2,7 @@
 # Library, command line and tests for other machines and kernels: static programs in
 # $(BUILD)/guest/ARCH/, which need nothing of the system that they run on.
 
-GUEST_TESTS := $(BLOB_TESTS) $(SELF_TESTS) $(LIVE_TESTS) process
+GUEST_TESTS := $(BLOB_TESTS) $(SELF_TESTS) $(LIVE_TESTS) process yama
 
 # $(BUILD)/guest/ARCH/sysroot leads to the static libraries that Debian has for it; they are fetched
 # into a cache. Where they cannot be had, $(BUILD)/guest/ARCH/missing says why.

@@ -30,6 +30,7 @@ my @expected = sort qw(
 is(run("cd $at && find . ! -type d | sed 's|^./||' | LC_ALL=C sort"), join('', map { "$_\n" } sort @expected), 'no more and no less than that');
 is(run("cd $root && find . ! -type d ! -path './opt/aior/*'"), '', 'nothing elsewhere');
 is(run("find $root -perm /022 ! -type l"), '', 'nobody else may write to it');
+is(run("find $root -perm /7000 ! -type d"), '', 'nothing of it changes who somebody is');
 ok(slurp("$at/$_") eq slurp($_ =~ s{.*/}{$BUILD/}r), "$_: the blob that was built") for @blobs;
 like(run("$at/bin/aio-restorer --version"), qr/^aio-restorer \Q$version\E, ABI 1; /, 'the tool says the version that the library has');
 

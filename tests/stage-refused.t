@@ -147,33 +147,6 @@ SKIP: {
     is_ended($traced);
 }
 
-SKIP: {
-    skip 'somebody else\'s process: not root, or no setpriv', 1 unless $have_setpriv;
-    skip 'somebody else\'s process: others may not read the programs that are tested', 1 unless is_open_to_all();
-    my $worker = worker();
-    is_refused("somebody else's process", $worker, qr/may not be traced|not permitted|permission/i, as_user($nobody), $TOOL, 'stage', $worker->{pid});
-    my $staged = run_tool('stage', $worker->{pid});
-    is($staged->{status}, 0, '... root may stage it') or diag explain $staged;
-    my $result = run_command(as_user($nobody), $TOOL, 'restore', $worker->{pid});
-    ok($result->{status} =~ /^[134]$/ && $result->{err} =~ /may not be traced|not permitted|permission/i, '... others not restore it')
-        or diag explain $result;
-    is_parked($worker->{pid}, '... it stays parked');
-    is(run_tool('restore', $worker->{pid})->{status}, 0, '... root may');
-    goes_on($worker, '... it goes on');
-    is_ended($worker);
-
-    my $own = worker({ wrap => [ as_user($nobody) ] }, '--threads', 2);
-    my $before = look_of($own->{pid});
-    $result = run_command(as_user($nobody), $TOOL, 'stage', $own->{pid});
-    is($result->{status}, 0, 'a user stages his own process') or diag explain $result;
-    is_parked($own->{pid}, '... it is parked');
-    $result = run_command(as_user($nobody), $TOOL, 'restore', $own->{pid});
-    is($result->{status}, 0, '... and restores it') or diag explain $result;
-    goes_on($own, '... it goes on');
-    is_as_before($own->{pid}, $before, '... as it was');
-    is_ended($own);
-}
-
 # ---- limits ----
 
 SKIP: {
@@ -223,7 +196,6 @@ for my $left (0, 1, 2, 4, 8, 16, 64) {
 
 for my $case (
     [ 'memory cannot become executable (PR_SET_MDWE)', 'mdwe' ],
-    [ 'PR_SET_NO_NEW_PRIVS',                           'no-new-privs' ],
     [ 'its first thread has exited',                   'leader-exits' ],
     [ 'another root',                                  'chroot:/proc' ],
 ) {
@@ -236,10 +208,6 @@ for my $case (
     }
     is_ended($worker);
 }
-my $undumpable = worker('--state', 'undumpable');
-$is_root ? is_done('PR_SET_DUMPABLE 0', $undumpable) : is_refused('PR_SET_DUMPABLE 0', $undumpable, qr/may not be traced/);
-is_ended($undumpable);
-
 SKIP: {
     skip 'a stopped process: none', 1 unless my $stopped = worker('--threads', 2);
     my $pid = $stopped->{pid};
@@ -268,8 +236,7 @@ is_ended($fake);
 
 SKIP: {
     skip 'name spaces: no unshare', 1 unless have('unshare');
-    for my $case ([ 'another pid name space', '--pid', '--fork', '--kill-child' ], [ 'a user name space', '--user', '--map-root-user' ],
-        [ 'a user and pid name space', '--user', '--map-root-user', '--pid', '--fork', '--kill-child' ], [ 'another mount name space', '--mount' ]) {
+    for my $case ([ 'another pid name space', '--pid', '--fork', '--kill-child' ], [ 'a user and pid name space', '--user', '--map-root-user', '--pid', '--fork', '--kill-child' ], [ 'another mount name space', '--mount' ]) {
         my ($name, @options) = @$case;
       SKIP: {
             my $is_child = grep { $_ eq '--fork' } @options;

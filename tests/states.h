@@ -192,6 +192,99 @@ static void filter_calls(const char *unused)
 	    "seccomp");
 }
 
+/* A call that its filter refuses, and that it makes again and again: it must never be let through. */
+static void *knock(void *unused)
+{
+	for (;;)
+		if (syscall(SYS_getpgid, 0) >= 0)
+			check(0, "a call that its filter forbids was made");
+	return unused;
+}
+
+static void start_knocking(const char *unused)
+{
+	struct sock_filter program[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpgid, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {.filter = program, .len = COUNT(program)};
+	pthread_t thread;
+
+	(void)unused;
+	set_prctl(PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS");
+	check(!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog),
+	    "seccomp");
+	check(!pthread_create(&thread, NULL, knock, NULL), "pthread_create");
+}
+
+/* A thread that may do no more than read and write. */
+static void *be_strict(void *data)
+{
+	const int *fds = data;
+	char byte;
+
+	check(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT), "PR_SET_SECCOMP");
+	for (;;)
+		if (read(fds[0], &byte, 1) != 1)
+			return NULL;
+}
+
+static void start_strict(const char *unused)
+{
+	static int fds[2];
+	pthread_t thread;
+
+	(void)unused;
+	check(!pipe(fds) && !pthread_create(&thread, NULL, be_strict, fds), "pthread_create");
+}
+
+/* A capsule that says that it is parked, which it is not, and that is another one at every other look. */
+static void *flicker(void *data)
+{
+	const struct timespec time = {.tv_nsec = 3000000};
+	volatile struct aior_table *table = data;
+
+	for (;;) {
+		table->possible_cpus ^= 1;
+		nanosleep(&time, NULL);
+	}
+	return NULL;
+}
+
+static void pretend_to_be_parked(const char *arch)
+{
+	struct aior_table *table =
+	    mmap(NULL, 3 * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_t thread;
+
+	check(table != MAP_FAILED, "mmap");
+	table = (void *)((char *)table + BLOCK);
+	check(!mprotect(table, BLOCK, PROT_READ | PROT_WRITE), "mprotect");
+	*table = (struct aior_table){
+	    .abi = AIOR_ABI,
+	    .size = sizeof(*table),
+	    .total = sizeof(*table) + sizeof(struct aior_ring_record) +
+		     sizeof(struct aior_thread_record),
+	    .state = AIOR_TABLE_STAGED,
+	    .arch = (uint32_t)strtoul(arch, NULL, 0),
+	    .page_size = BLOCK,
+	    .pid = (uint32_t)getpid(),
+	    .rings = sizeof(*table),
+	    .ring_count = 1,
+	    .ring_stride = sizeof(struct aior_ring_record),
+	    .polls = sizeof(*table) + sizeof(struct aior_ring_record),
+	    .poll_stride = sizeof(struct aior_poll_record),
+	    .threads = sizeof(*table) + sizeof(struct aior_ring_record),
+	    .thread_count = 1,
+	    .thread_stride = sizeof(struct aior_thread_record),
+	    .possible_cpus = 2,
+	};
+	memcpy(table->magic, AIOR_TABLE_MAGIC, sizeof(table->magic));
+	check(!pthread_create(&thread, NULL, flicker, table), "pthread_create");
+}
+
 /* Further memory is locked, and there may be no more of that than `limit` bytes. */
 static void lock_future(const char *limit)
 {
@@ -460,10 +553,14 @@ static const struct state {
     {"undumpable", be_undumpable, 1},     /* PR_SET_DUMPABLE */
     {"no-new-privs", be_unprivileged, 0}, /* PR_SET_NO_NEW_PRIVS */
     {"filter", filter_calls, 1},          /* of system calls: it must not make those of a blob */
-    {"mlockall", lock_future, 1},         /* LIMIT: MCL_FUTURE, and RLIMIT_MEMLOCK */
-    {"mappings", fill_mappings, 1},       /* LEFT: all mappings but so many are in use */
-    {"limit-as", limit_memory, 1},        /* no more memory can be mapped */
-    {"chroot", change_root, 0},           /* PATH */
+    {"knock", start_knocking, 1},         /* a thread makes a call that its filter refuses */
+    {"strict", start_strict, 1},          /* a thread is under seccomp's strict mode */
+    {"pretend", pretend_to_be_parked,
+	1},                         /* ARCH, a number: a capsule that says that it is parked */
+    {"mlockall", lock_future, 1},   /* LIMIT: MCL_FUTURE, and RLIMIT_MEMLOCK */
+    {"mappings", fill_mappings, 1}, /* LEFT: all mappings but so many are in use */
+    {"limit-as", limit_memory, 1},  /* no more memory can be mapped */
+    {"chroot", change_root, 0},     /* PATH */
     {"leader-exits", let_leader_exit, 0}, /* the first thread exits, the others go on */
     {"storm", start_storm, 1},            /* NAME: a thread does that again and again */
 };

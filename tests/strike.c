@@ -41,12 +41,21 @@
 
 enum kind { COUNT, KILL, LATE, SIGNAL, RUN, FAIL, REFUSE };
 
+/* Some have only the newer one. */
+#ifdef SYS_renameat
+#define RENAME SYS_renameat
+#else
+#define RENAME SYS_renameat2
+#endif
+
 static const struct call {
 	const char *name;
 	long nr;
 	long first; /* argument; -1: any */
 } calls[] = {
     {"openat", SYS_openat, -1},
+    {"linkat", SYS_linkat, -1},
+    {"renameat", RENAME, -1},
     {"ptrace", SYS_ptrace, -1},
     {"seize", SYS_ptrace, PTRACE_SEIZE},
     {"process_vm_readv", SYS_process_vm_readv, -1},

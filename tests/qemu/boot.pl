@@ -25,7 +25,7 @@ use Time::HiRes qw(sleep time);
 
 die "usage: boot.pl NAME ARCH [brief | soak PROGRAM... | cpus COUNT PROGRAM...]\n"
     unless @ARGV == 2 || @ARGV == 3 && $ARGV[2] eq 'brief' || @ARGV > 3 && $ARGV[2] eq 'soak' || @ARGV > 4 && $ARGV[2] eq 'cpus';
-push @ARGV, 2, map({ ($_, "i386/$_") } qw(facts waits twins live-twins process)), qw(ring restore stage self capsule carried live live-waits) if ($ARGV[2] // '') eq 'brief';
+push @ARGV, 2, map({ ($_, "i386/$_") } qw(facts waits twins live-twins process)), qw(ring restore stage self capsule carried live live-waits yama) if ($ARGV[2] // '') eq 'brief';
 my ($name, $arch, $form, @real) = @ARGV;
 my ($cpus, @only) = ($form // '') =~ /^(?:cpus|brief)$/ ? splice @real : 2;
 my $build = $ENV{BUILD} // 'build';

@@ -88,6 +88,9 @@ sub add_tests
         push @list, 'set OUT /tmp', "run $arch-by-$arches[0] $PATIENCE /tests/process.t LEAVER=/$arch/bin/leaver";
         add_arch($arch, "/$arch", "$arch/");
     }
+    # The last of Yama's scopes stays until the machine ends.
+    add('tests/yama.t', $PROGRAM, slurp("$build/guest/$arches[0]/yama.t"));
+    push @list, 'set TOOL /bin/aio-restorer', "run yama $PATIENCE /tests/yama.t MAY_SET_SCOPE=1";
 }
 
 # All that a folder holds; what leads to somewhere else leads there still.
