@@ -28,7 +28,7 @@ endif
 VERSION := 0.1.0
 SONAME := libaio-restorer.so.0
 
-BUILD := $(if $(SAN),build/san,build)
+BUILD := $(if $(SAN),build/san,$(if $(COVERAGE),build/coverage,build))
 Q := $(if $(V),,@)
 
 # Where criu/criu-plugin.h may be, besides where the compiler looks: `make check` fetches one.
@@ -37,7 +37,8 @@ CRIU_INCLUDE ?= $(BUILD)/criu/include
 WARN := -Wall -Wextra -Werror
 CFLAGS ?= -O2 -g
 SANITIZERS := -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SANFLAGS := $(if $(SAN),$(SANITIZERS))
+# What is linked with the library, too; a coverage build counts which lines run, and says so at _exit().
+SANFLAGS := $(if $(SAN),$(SANITIZERS))$(if $(COVERAGE),--coverage -fprofile-update=atomic -include tests/coverage.h)
 CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DAIOR_VERSION='"$(VERSION)"' -Ipie -Iarch -Iloader -I$(BUILD) $(addprefix -idirafter ,$(CRIU_INCLUDE))
 CFLAGS_COMMON := -std=gnu11 $(CFLAGS) $(WARN)
 
@@ -179,7 +180,7 @@ $(2)/aio-restorer: $(CLI_OBJS:%=$(2)/%) $(2)/libaio-restorer.a
 	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$(filter %.o %.a,$$^) $(5)
 
 $(2)/aio_restorer.so: $(2)/loader/criu-plugin.o $(2)/libaio-restorer.a
-	$$(Q)$(3) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
+	$$(Q)$(3) $(if $(COVERAGE),--coverage) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
 endef
 $(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),$(IMAGE_LIBS)))
 
