@@ -253,8 +253,8 @@ static int prepare(struct aior_growth *growth, uint32_t index, uint64_t len, uin
 	unsigned char *before = malloc((size_t)record->len), *after = calloc(1, (size_t)len);
 
 	if (!before || !after ||
-	    aior_read_memory(growth->injection->process->task, record->addr, before,
-		(size_t)record->len)) {
+	    aior_read_memory(
+		growth->injection->process->task, record->addr, before, (size_t)record->len)) {
 		int err = errno;
 
 		free(before);
