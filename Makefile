@@ -8,6 +8,9 @@
 #   make check-criu a part of it: checkpoints made by CRIU, with the plugin and without
 #   make faults     a part of it, whole: at each of its system calls the tool is killed, or the call fails in each way that
 #                   it can (make check: at some of them)
+#   make analyse    a part of it, and more: what gcc, cppcheck and clang-tidy find in the sources is an error
+#   make proofs     a part of it, whole: what CBMC proves of the arithmetic on rings and on what others have written
+#   make coverage   which lines of the library, the tool and the plugin its own tests run (docs/coverage.md)
 #   make demo       the whole thing, shown
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
@@ -28,7 +31,7 @@ endif
 VERSION := 0.1.0
 SONAME := libaio-restorer.so.0
 
-BUILD := $(if $(SAN),build/san,build)
+BUILD := $(if $(SAN),build/san,$(if $(COVERAGE),build/coverage,build))
 Q := $(if $(V),,@)
 
 # Where criu/criu-plugin.h may be, besides where the compiler looks: `make check` fetches one.
@@ -37,7 +40,8 @@ CRIU_INCLUDE ?= $(BUILD)/criu/include
 WARN := -Wall -Wextra -Werror
 CFLAGS ?= -O2 -g
 SANITIZERS := -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SANFLAGS := $(if $(SAN),$(SANITIZERS))
+# What is linked with the library, too; a coverage build counts which lines run, and says so at _exit().
+SANFLAGS := $(if $(SAN),$(SANITIZERS))$(if $(COVERAGE),--coverage -fprofile-update=atomic -include tests/coverage.h)
 CPPFLAGS_COMMON := -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DAIOR_VERSION='"$(VERSION)"' -Ipie -Iarch -Iloader -I$(BUILD) $(addprefix -idirafter ,$(CRIU_INCLUDE))
 CFLAGS_COMMON := -std=gnu11 $(CFLAGS) $(WARN)
 
@@ -94,7 +98,7 @@ CLI_OBJS := loader/main.o loader/show.o $(IMAGE_OBJS)
 CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
 PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
 
-.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults criu run-tests soak soak-qemu demo bench format clean
+.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults analyse proofs coverage count-coverage cbmc criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
@@ -179,7 +183,7 @@ $(2)/aio-restorer: $(CLI_OBJS:%=$(2)/%) $(2)/libaio-restorer.a
 	$$(Q)$(3) $(4) $(LDFLAGS) -o $$@ $$(filter %.o %.a,$$^) $(5)
 
 $(2)/aio_restorer.so: $(2)/loader/criu-plugin.o $(2)/libaio-restorer.a
-	$$(Q)$(3) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
+	$$(Q)$(3) $(if $(COVERAGE),--coverage) $(LDFLAGS) -shared -Wl,-Bsymbolic,--exclude-libs,ALL -o $$@ $$^
 endef
 $(eval $(call host_rules,$(HOST_ARCH),$(BUILD),$(CC),$(SANFLAGS),$(IMAGE_LIBS)))
 
@@ -214,7 +218,7 @@ JOBS = $(if $(findstring j,$(firstword -$(MAKEFLAGS))),,-j$(shell nproc))
 # What is installed, or fetched, decides what can be built: so each step is a make of its own. Boots run
 # beside each other; all else watches fs.aio-nr, which is the whole system's.
 check: setup-check
-	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) guest-libs criu cbmc
 	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)$(MAKE) --no-print-directory $(JOBS) guests
 	$(Q)$(MAKE) --no-print-directory run-tests
@@ -233,6 +237,32 @@ check-criu: setup-check
 faults: setup-check
 	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)FAULTS=all tests/harness.pl $(FAULT_TESTS)
+
+analyse: setup-analyse
+	$(Q)$(MAKE) --no-print-directory criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)ANALYSE=all tests/harness.pl tests/analyse.t
+
+proofs: setup-build
+	$(Q)$(MAKE) --no-print-directory cbmc
+	$(Q)PROOFS=all tests/harness.pl tests/proofs.t
+
+# Without those that are about how the sources are built, or boot kernels, or last long.
+COVERAGE_TESTS := $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t $(BUILD)/tests/threads.t \
+	$(filter-out tests/corpus.t tests/host-dies.t 'tests/% runc',$(filter %.t,$(CLI_TESTS)))
+
+coverage: setup-check
+	$(Q)$(MAKE) --no-print-directory COVERAGE=1 criu
+	$(Q)$(MAKE) --no-print-directory $(JOBS) COVERAGE=1 CFLAGS='-O0 -g' tests
+	$(Q)$(MAKE) --no-print-directory COVERAGE=1 CFLAGS='-O0 -g' count-coverage
+count-coverage:
+	$(Q)tests/coverage.sh $(COVERAGE_TESTS)
+
+# CBMC in the same way as CRIU, which follows.
+cbmc:
+	$(Q)mkdir -p $(BUILD)
+	$(Q)if root=$$(tests/fetch.sh cbmc $(HOST_ARCH) 2>$(BUILD)/cbmc.missing); then \
+		ln -sfn "$$root" $(BUILD)/cbmc; rm -f $(BUILD)/cbmc.missing; fi
 
 # CRIU as Debian's newest release has it, with the header for plugins, leads to a cache like the guests' libraries.
 criu:

@@ -25,7 +25,7 @@ static const struct {
 	uint32_t arch;
 	const struct aior_calls *calls;
 } local[] = {
-#define ROW(arch, calls) {arch, &calls},
+#define ROW(arch, calls) {(arch), &(calls)},
     ARCH_LOCAL(ROW)
 #undef ROW
 };

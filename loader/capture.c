@@ -125,11 +125,12 @@ static const struct aior_timed_call *find_timed(const struct aior_calls *calls, 
 /* A thread that is only about to make the call has not waited yet. */
 static int is_in_timed_call(const struct aior_tracee *thread, const struct aior_calls *calls)
 {
-	int nr = arch_call_number(&thread->regs, thread->regs_len);
+	if (ARCH_LOSES_ARGUMENT) {
+		int nr = arch_call_number(&thread->regs, thread->regs_len);
 
-	if (ARCH_LOSES_ARGUMENT)
 		return find_timed(calls, nr) && is_at_call(thread) &&
 		       aior_is_of_this_wait(thread, nr);
+	}
 	return arch_calls_again(&thread->regs, thread->regs_len) &&
 	       find_timed(calls, arch_last_call(thread->tid, &thread->regs, thread->regs_len));
 }
@@ -144,7 +145,7 @@ void aior_pass_time(const struct aior_tracee *thread, const struct aior_calls *c
 	if (!thread->since || !timed)
 		return;
 	at = arch_argument(&thread->regs, thread->regs_len, timed->argument);
-	if (!at || aior_read_memory(thread->tid, at, time, 2 * timed->bytes))
+	if (!at || aior_read_memory(thread->tid, at, time, 2 * (size_t)timed->bytes))
 		return;
 	memcpy(&seconds, time, timed->bytes);
 	memcpy(&parts, time + timed->bytes, timed->bytes);
@@ -159,7 +160,7 @@ void aior_pass_time(const struct aior_tracee *thread, const struct aior_calls *c
 	parts = left % timed->parts;
 	memcpy(time, &seconds, timed->bytes);
 	memcpy(time + timed->bytes, &parts, timed->bytes);
-	aior_write_memory(thread->tid, at, time, 2 * timed->bytes);
+	aior_write_memory(thread->tid, at, time, 2 * (size_t)timed->bytes);
 }
 
 /* rseq(2); include/uapi/linux/rseq.h and ptrace.h. */

@@ -75,7 +75,7 @@ static struct member *add_member(pid_t pid)
 
 	if (find_member(pid) || aior_process_open(pid, &process, NULL))
 		return find_member(pid);
-	larger = reallocarray(plugin.members, plugin.count + 1, sizeof(*larger));
+	larger = realloc(plugin.members, (plugin.count + 1) * sizeof(*larger));
 	if (!larger)
 		return NULL;
 	plugin.members = larger;
@@ -352,9 +352,13 @@ static int check_host(void)
 static int timeout_ms(void)
 {
 	const char *text = getenv("AIO_RESTORER_TIMEOUT");
-	double seconds = text ? atof(text) : -1;
+	char *end = NULL;
+	double seconds = text ? strtod(text, &end) : -1;
 
-	return seconds < 0 || seconds > INT32_MAX / 1000 ? -1 : (int)(seconds * 1000);
+	/* (So that no number at all is none, too.) */
+	return text && end != text && !*end && seconds >= 0 && seconds <= INT32_MAX / 1000
+		   ? (int)(seconds * 1000)
+		   : -1;
 }
 
 /* Those that CRIU has set (compel/src/lib/infect.c); nobody can be asked for them. */

@@ -373,12 +373,13 @@ static uint64_t copy_extent(struct process *process, void *to, uint64_t addr, ui
 	for (size_t i = 0; i < process->layer_count; i++) {
 		const struct layer *layer = &process->layers[i];
 		const struct extent *extent = extent_at(layer, addr);
-		uint64_t until = extent ? extent->addr : UINT64_MAX;
 
-		if (until > addr && i)
-			return not_held(process, addr, layer->name,
-			    "is said to be there, and its pagemap does not name it");
-		if (until > addr) {
+		if (!extent || extent->addr > addr) {
+			uint64_t until = extent ? extent->addr : UINT64_MAX;
+
+			if (i)
+				return not_held(process, addr, layer->name,
+				    "is said to be there, and its pagemap does not name it");
 			len = len < until - addr ? len : until - addr;
 			memset(to, 0, (size_t)len);
 			return len;
@@ -468,7 +469,7 @@ static int read_live(struct process *process, const Criu__Mm *mm)
 		Criu__Vma key = {.start = ring->id}, *wanted = &key, **vma = NULL;
 
 		if (mm->n_vmas)
-			vma = bsearch(&wanted, mm->vmas, mm->n_vmas, sizeof(*mm->vmas), by_start);
+			vma = bsearch(&wanted, mm->vmas, mm->n_vmas, sizeof(Criu__Vma *), by_start);
 		if (!vma || !((*vma)->status & VMA_AIORING) ||
 		    (*vma)->end - (*vma)->start != ring->ring_len)
 			return aior_fail_ring(process->error, EINVAL, "image", ring->id,
@@ -509,7 +510,7 @@ static int read_mm(struct process *process)
 		return -1;
 	ret = read_page_size(process, mm, page_size);
 	if (mm->n_vmas)
-		qsort(mm->vmas, mm->n_vmas, sizeof(*mm->vmas), by_start);
+		qsort(mm->vmas, mm->n_vmas, sizeof(Criu__Vma *), by_start);
 	if (!ret)
 		ret = read_layers(process);
 	if (!ret)

@@ -5,6 +5,12 @@
 
 #include "internal.h"
 
+/* Here are the functions themselves. */
+#undef aior_fail
+#undef aior_fail_ring
+#undef aior_refuse
+#undef aior_fail_image
+
 static void fill(
     struct aior_error *error, int err, const char *step, const char *format, va_list args)
 {

@@ -16,7 +16,7 @@ void aior_fence_open(struct aior_fence *fence)
 	*fence = (struct aior_fence){.file = memfd_create("aio-restorer", MFD_CLOEXEC)};
 	if (fence->file < 0)
 		return;
-	if (syscall(__NR_io_setup, 1l, &fence->ctx)) {
+	if (syscall(__NR_io_setup, 1L, &fence->ctx)) {
 		fence->ctx = 0;
 		close(fence->file);
 	}
@@ -32,10 +32,10 @@ static int fsync_here(const struct aior_fence *fence)
 	struct io_event event;
 	long n;
 
-	if (syscall(__NR_io_submit, fence->ctx, 1l, iocbs) != 1)
+	if (syscall(__NR_io_submit, fence->ctx, 1L, iocbs) != 1)
 		return 0;
 	/* A signal may be delivered to us, the caller's own or one of a stop: the wait is for what is left. */
-	while ((n = syscall(__NR_io_getevents, fence->ctx, 1l, 1l, &event, &time)) < 0 &&
+	while ((n = syscall(__NR_io_getevents, fence->ctx, 1L, 1L, &event, &time)) < 0 &&
 	       errno == EINTR && (now = aior_now(CLOCK_MONOTONIC)) < end)
 		time = (struct timespec){
 		    (time_t)((end - now) / 1000000000u), (long)((end - now) % 1000000000u)};

@@ -189,7 +189,7 @@ int aior_end_check(struct aior_host_check *check)
 		    "raise it (sysctl fs.aio-max-nr=%llu)",
 		    (unsigned long long)check->requests, (unsigned long long)host->aio_nr,
 		    (unsigned long long)host->aio_max_nr,
-		    (unsigned long long)(host->aio_nr + check->requests));
+		    (unsigned long long)host->aio_nr + check->requests);
 		check->refused++;
 	}
 	return check->refused ? -1 : 0;

@@ -350,7 +350,7 @@ static int no_memory(const struct aior_injection *injection, int64_t err, struct
 	    "process %d cannot be given memory to work in (%llu bytes): %s (free some, or raise "
 	    "its RLIMIT_AS or RLIMIT_MEMLOCK, or vm.max_map_count)",
 	    (int)injection->process->pid,
-	    (unsigned long long)(injection->area_len + injection->scratch_len),
+	    (unsigned long long)injection->area_len + injection->scratch_len,
 	    aior_errno_text((int)-err));
 }
 

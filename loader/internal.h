@@ -50,6 +50,16 @@ int aior_refuse(struct aior_error *error, const char *format, ...)
 /* The same about an image: EINVAL, and "FILE: " before the message. */
 int aior_fail_image(struct aior_error *error, const char *file, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* That all of them return -1 is said here, where compilers and analysers see it. */
+#define aior_fail(...) aior_failed(aior_fail(__VA_ARGS__))
+#define aior_fail_ring(...) aior_failed(aior_fail_ring(__VA_ARGS__))
+#define aior_refuse(...) aior_failed(aior_refuse(__VA_ARGS__))
+#define aior_fail_image(...) aior_failed(aior_fail_image(__VA_ARGS__))
+static inline int aior_failed(int ret)
+{
+	(void)ret;
+	return -1;
+}
 /* The word for an AIOR_STEP_…, and what to do about a failure in it. */
 const char *aior_step_name(uint32_t step);
 const char *aior_step_advice(uint32_t step, int err);

@@ -361,6 +361,7 @@ static int restore_all(void *data)
 int aior_restore(const pid_t *pids, size_t count, const struct aior_options *options,
     struct aior_outcome *outcomes, struct aior_error *error)
 {
+	/* cppcheck-suppress ctuuninitvar ; results */
 	struct work work = {pids, count, options, outcomes, error};
 	AIOR_UNCANCELLED;
 

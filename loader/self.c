@@ -368,6 +368,7 @@ static struct aior_args args_for(struct aior_table *table, void *scratch)
 /* Reads an iocb of the program's, which need not be there any more. */
 static int read_iocb(uint64_t addr, struct iocb *iocb)
 {
+	/* cppcheck-suppress ctuuninitvar ; it is filled in there */
 	struct iovec to = {iocb, sizeof(*iocb)};
 	struct iovec from = {(void *)(uintptr_t)addr, sizeof(*iocb)};
 

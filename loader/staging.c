@@ -252,10 +252,11 @@ static uint32_t fill_threads(const struct aior_staging *staging, struct aior_thr
 static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
 {
 	struct aior_table *table = calloc(1, table_bytes(staging, staging->ring_count));
-	struct aior_ring_record *records = (void *)(table + 1);
+	struct aior_ring_record *records;
 
 	if (!table)
 		return aior_fail(error, ENOMEM, "capsule", "out of memory");
+	records = (void *)(table + 1);
 	staging->table = table;
 	staging->slots = 0;
 	for (size_t i = 0; i < staging->ring_count; i++) {

@@ -60,10 +60,13 @@ static unsigned char *read_file(const char *path, size_t *size)
 	*size = 0;
 	do {
 		if (*size + 1 >= room) {
+			unsigned char *larger;
+
 			room = room ? 2 * room : 65536;
-			data = realloc(data, room);
-			if (!data)
+			larger = realloc(data, room);
+			if (!larger)
 				fail("out of memory");
+			data = larger;
 		}
 		n = fread(data + *size, 1, room - *size - 1, file);
 		*size += n;

@@ -69,6 +69,7 @@ static int is_sound(
  */
 static int read_iocb(const struct aior_args *args, uint64_t addr, struct iocb *iocb)
 {
+	/* cppcheck-suppress ctuuninitvar ; it is filled in there */
 	struct sys_iovec to = {iocb, sizeof(*iocb)};
 	struct sys_iovec from = {(void *)(unsigned long)addr, sizeof(*iocb)};
 	long n;

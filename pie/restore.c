@@ -131,7 +131,7 @@ static long prepare(struct work *work)
 	struct scratch *scratch = work->scratch;
 	struct iocb *null_read = &scratch->null_read;
 	unsigned long room =
-	    ((unsigned long)args->scratch_len - sizeof(*scratch)) / sizeof(scratch->batch[0]);
+	    ((unsigned long)args->scratch_len - sizeof(*scratch)) / sizeof(struct iocb *);
 	unsigned long *words = (unsigned long *)null_read;
 	int fd = args->fd;
 
@@ -249,7 +249,7 @@ static void fill(const struct aior_ring_record *ring, uint32_t head)
 	to += AIO_RING_HEADER;
 	from += AIO_RING_HEADER;
 	piece = AIO_RING_SLOT * aio_ring_first_piece(head, ring->tail, ring_at(ring->aside)->nr);
-	copy(to, from + AIO_RING_SLOT * head, piece);
+	copy(to, from + AIO_RING_SLOT * (unsigned long)head, piece);
 	copy(to + piece, from, AIO_RING_SLOT * ring->tail - piece);
 }
 
@@ -512,6 +512,7 @@ static long do_phase(struct work *work, enum phase phase, struct aior_ring_recor
 /* All phases, each for all rings. What a ring's record names as its step is what failed. */
 static int do_all(struct work *work)
 {
+	/* cppcheck-suppress ctuuninitvar ; the caller has set what counts */
 	struct aior_args *args = work->args;
 
 	for (enum phase phase = CHECK; phase < PHASES; phase++) {

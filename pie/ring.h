@@ -157,7 +157,7 @@ static inline uint32_t aio_ring_back(uint32_t slot, uint32_t count, uint32_t nr)
  */
 static inline uint32_t aio_ring_usable(uint32_t nr, uint32_t possible_cpus)
 {
-	uint32_t batch = possible_cpus ? (nr - 1) / (4 * possible_cpus) : 1;
+	uint32_t batch = possible_cpus ? (nr - 1) / 4 / possible_cpus : 1;
 
 	return batch <= 1 ? nr - 1 : (nr - 1) / batch * batch;
 }

@@ -457,6 +457,7 @@ static int failed(struct work *work, uint32_t i, long err)
 /* All that can fail. What a ring's record names as its step is what did. */
 static int prepare(struct work *work)
 {
+	/* cppcheck-suppress ctuuninitvar ; the caller has set what counts */
 	struct aior_args *args = work->args;
 	long err;
 

@@ -166,7 +166,8 @@ static void save_one(void)
 	if (!ok(!stage_self(), "%s: staged", kinds[kind_now]))
 		return;
 	file = fopen(path_now, "we");
-	if (!ok(!!file, "%s: %s is written", kinds[kind_now], path_now))
+	ok(!!file, "%s: %s is written", kinds[kind_now], path_now);
+	if (!file)
 		return;
 	save(file, kind_now);
 	fclose(file);

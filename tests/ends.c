@@ -175,6 +175,7 @@ static pid_t fork_waiting(uint32_t entry)
 
 static int peek(pid_t pid, const void *at, void *to, size_t len)
 {
+	/* cppcheck-suppress ctuuninitvar ; it is filled in there */
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)at, len};
 
 	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)len;

@@ -12,6 +12,7 @@
 #	                                   and libprotobuf-c, and LIBS, the linker's arguments for them
 #	fetch.sh criu ARCH                 prints the path of a folder: criu, a program that runs whatever the
 #	                                   machine's own libraries are, and include/, for its plugins
+#	fetch.sh cbmc ARCH                 prints the path of a folder with the same: cbmc, a program
 #	fetch.sh system SUITE              prints the path of a folder that is a whole Debian, bookworm or sid, of this
 #	                                   machine's architecture, with what it takes to build and try the packages
 #
@@ -66,7 +67,7 @@ fail()
 
 usage()
 {
-	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | root NAME ARCH | libs ARCH | criu ARCH | system SUITE'
+	fail 2 'usage: fetch.sh list [KERNELS [ARCHES]] | kernel NAME ARCH | root NAME ARCH | libs ARCH | criu ARCH | cbmc ARCH | system SUITE'
 }
 
 # row TABLE KEY: the rest of the row that starts with KEY.
@@ -340,7 +341,21 @@ fetch_libs()
 	mv "$work/new" "$2"
 }
 
-# Its libraries are newer than this machine's, so it is run by its own loader, wherever the folder is.
+# run_by_own_loader NAME PROGRAM: its libraries are newer than this machine's, so it is run by its own loader, wherever
+# the folder is.
+run_by_own_loader()
+{
+	libraries=$(cd "$work/root" && ls -d usr/lib/*-linux-gnu)
+	loader=$(cd "$work/root" && ls "$libraries"/ld-linux*.so.* "usr/lib"*/ld-linux*.so.* 2>/dev/null | head -n 1)
+	[ -n "$loader" ] || fail 1 'there is no loader in libc6'
+	cat >"$work/root/$1" <<-END
+		#!/bin/sh
+		here=\$(dirname "\$(readlink -f "\$0")")
+		exec "\$here/$loader" --library-path "\$here/$libraries:\$here/usr/lib" "\$here/$2" "\$@"
+	END
+	chmod +x "$work/root/$1"
+}
+
 fetch_criu()
 {
 	[ ! -e "$1" ] || return 0
@@ -349,17 +364,25 @@ fetch_criu()
 	END
 	open_suite sid "$debian_arch"
 	get_all criu libcriu-dev
-	libraries=$(cd "$work/root" && ls -d usr/lib/*-linux-gnu)
-	loader=$(cd "$work/root" && ls "$libraries"/ld-linux*.so.* "usr/lib"*/ld-linux*.so.* 2>/dev/null | head -n 1)
-	[ -n "$loader" ] || fail 1 'there is no loader in libc6'
 	mkdir "$work/root/include"
 	ln -s ../usr/include/criu "$work/root/include/criu"
-	cat >"$work/root/criu" <<-END
-		#!/bin/sh
-		here=\$(dirname "\$(readlink -f "\$0")")
-		exec "\$here/$loader" --library-path "\$here/$libraries" "\$here/usr/sbin/criu" "\$@"
+	run_by_own_loader criu usr/sbin/criu
+	mv "$work/root" "$1"
+}
+
+# Of what it depends on only the libraries: the machine has a gcc.
+fetch_cbmc()
+{
+	[ ! -e "$1" ] || return 0
+	IFS='|' read -r suite debian_arch <<-END
+		$2
 	END
-	chmod +x "$work/root/criu"
+	open_suite sid "$debian_arch"
+	download cbmc minisat libc6 libgcc-s1 libstdc++6
+	for package in "$work"/*.deb; do
+		dpkg-deb -x "$package" "$work/root" || fail 1 "$package cannot be unpacked"
+	done
+	run_by_own_loader cbmc usr/bin/cbmc
 	mv "$work/root" "$1"
 }
 
@@ -408,6 +431,13 @@ criu-2)
 	[ -n "$what" ] || fail 2 "there is no CRIU for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
 	path=$cache/criu-$2
 	[ -e "$path" ] || (locked fetch_criu "$path" "$what") || exit
+	echo "$path"
+	;;
+cbmc-2)
+	what=$(row "$libraries" "$2")
+	[ -n "$what" ] || fail 2 "there is no CBMC for $2; there are: $(column "$libraries" 1 | tr '\n' ' ')"
+	path=$cache/cbmc-$2
+	[ -e "$path" ] || (locked fetch_cbmc "$path" "$what") || exit
 	echo "$path"
 	;;
 system-2)

@@ -11,7 +11,7 @@
 #include "relaid.h"
 
 #define POSSIBLE "/sys/devices/system/cpu/possible"
-#define MANY 256 /* CPUs */
+#define MANY 256u /* CPUs */
 
 /* Fewer or more of them, for everybody in this namespace. */
 static int pretend(uint32_t count_of_cpus)

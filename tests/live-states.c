@@ -390,6 +390,7 @@ static int register_section(void)
 
 	memcpy(&signature, (const void *)((uintptr_t)leave_section - 4), sizeof(signature));
 	section.start = (uintptr_t)__start_aior_rseq;
+	/* cppcheck-suppress comparePointers ; the linker makes both, of one section */
 	section.len = (uintptr_t)(__stop_aior_rseq - __start_aior_rseq);
 	section.abort = (uintptr_t)leave_section;
 #ifdef RSEQ_SIG

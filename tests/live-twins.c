@@ -180,6 +180,7 @@ static _Noreturn void run_process(unsigned which)
 
 static int read_memory(uint64_t at, void *to, size_t len)
 {
+	/* cppcheck-suppress ctuuninitvar ; it is filled in there */
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)at, len};
 
 	return process_vm_readv(h.pid, &local, 1, &remote, 1, 0) == (ssize_t)len;

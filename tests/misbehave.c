@@ -142,6 +142,7 @@ static void add(struct places *places, enum what what, uint64_t at, uint64_t len
 
 static int read_there(pid_t pid, uint64_t addr, void *to, size_t len)
 {
+	/* cppcheck-suppress ctuuninitvar ; it is filled in there */
 	struct iovec local = {to, len}, remote = {(void *)(uintptr_t)addr, len};
 
 	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)len ? 0 : -1;
@@ -157,6 +158,7 @@ static void look_at(struct places *places, pid_t pid, uint64_t start, uint64_t l
 	if (!memcmp(table.magic, AIOR_TABLE_MAGIC, sizeof(table.magic))) {
 		add(places, CAPSULE, start, sizeof(table));
 		add(places, RECORDS, start + sizeof(table), len < 4096 ? 0 : 2048);
+		/* cppcheck-suppress uninitvar ; it is filled in there */
 	} else if (is_ring || ring->magic == AIO_RING_MAGIC) {
 		add(places, RINGS, start, sizeof(*ring));
 		add(places, RINGS, start, len);

@@ -4,7 +4,7 @@
 # Installs what a build, the demo or the tests need and this machine lacks. Where that cannot be
 # done (not Debian, not root) it says what is missing; whoever needs it then fails or skips.
 #
-# usage: setup.sh build|demo|bench|check
+# usage: setup.sh build|demo|bench|check|analyse
 
 set -u
 
@@ -55,6 +55,8 @@ riscv64-linux-gnu-gcc|gcc-riscv64-linux-gnu|check
 /usr/aarch64-linux-gnu/lib/libc.a|libc6-dev-arm64-cross|check
 /usr/i686-linux-gnu/lib/libc.a|libc6-dev-i386-cross|check
 /usr/riscv64-linux-gnu/lib/libc.a|libc6-dev-riscv64-cross|check
+cppcheck|cppcheck|check
+clang-tidy|clang-tidy|analyse
 qemu-system-x86_64|qemu-system-x86|check
 qemu-system-aarch64|qemu-system-arm|check
 qemu-system-riscv64|qemu-system-misc|check
@@ -65,7 +67,8 @@ build) levels='build' ;;
 demo) levels='build demo' ;;
 bench) levels='build demo bench' ;;
 check) levels='build demo bench check' ;;
-*) echo "usage: setup.sh build|demo|bench|check" >&2; exit 2 ;;
+analyse) levels='build demo bench check analyse' ;;
+*) echo "usage: setup.sh build|demo|bench|check|analyse" >&2; exit 2 ;;
 esac
 
 is_there()

@@ -301,11 +301,15 @@ int main(int argc, char **argv)
 		      "--refuse N I | --run N ACTION] [--only CALL] [--alone] [--log FILE] "
 		      "COMMAND...\n",
 		    stderr);
+		if (strike.log)
+			fclose(strike.log);
 		return 125;
 	}
 	strike.pid = spawn(&strike, argv + i);
 	status = follow(&strike);
-	if (!strike.log)
+	if (strike.log)
+		fclose(strike.log);
+	else
 		fprintf(stderr, "%lu calls\n", strike.calls);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

@@ -11,7 +11,7 @@ LIVE_TESTS := live-waits live-breaks live live-signals live-states live-twins
 C_TESTS := $(BLOB_TESTS:%=$(BUILD)/tests/%.t) $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t $(BUILD)/tests/threads.t
 # Those that let something fail, or end, at each system call: all of it, with FAULTS=all (`make faults`).
 FAULT_TESTS := $(BUILD)/tests/faults.t $(BUILD)/tests/stage-faults.t tests/killed.t tests/failing.t tests/struck.t tests/misbehaving.t
-SCRIPT_TESTS := tests/refuse.t tests/emit.t
+SCRIPT_TESTS := tests/refuse.t tests/emit.t tests/analyse.t tests/proofs.t
 
 # $(1) their architecture, $(2) the folder, $(3) the compiler, $(4) flags, $(5) what is linked with them,
 # $(6) the folder of the library

@@ -150,7 +150,7 @@ static uint32_t count_drained(const uint32_t *tails)
 
 static int stage_twins(uint32_t *polls)
 {
-	uint32_t *tails = alloca(s.sides[1].count * sizeof(*tails));
+	uint32_t *tails = calloc(s.sides[1].count, sizeof(*tails));
 	struct aior_args args;
 	uint32_t drained;
 
@@ -160,12 +160,14 @@ static int stage_twins(uint32_t *polls)
 	for (uint32_t i = 0; i < s.sides[1].count; i++)
 		tails[i] = ring_of(s.owners[i]->ctx)->tail;
 	if (call(&stage_blob, &args)) {
+		free(tails);
 		diag("seed %llu: stage says errno %u, step %u", (unsigned long long)s.seed,
 		    args.err, args.step);
 		return fails("a stage that fails");
 	}
 	*polls = args.poll_count;
 	drained = count_drained(tails);
+	free(tails);
 	atomic_fetch_add(&all->polls, *polls);
 	atomic_fetch_add(&all->drained, drained);
 	atomic_fetch_add(&all->in_flight_rounds, *polls || drained);

@@ -510,6 +510,7 @@ static void sort_slots(struct twin *twin, uint32_t from, uint32_t count)
 
 	for (uint32_t i = 0; i < count; i++)
 		sorted[i] = slots[(from + i) % twin->nr];
+	/* cppcheck-suppress uninitvar ; the loop above has set them */
 	qsort(sorted, count, sizeof(sorted[0]), compare_objects);
 	for (uint32_t i = 0; i < count; i++)
 		slots[(from + i) % twin->nr] = sorted[i];
