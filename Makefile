@@ -197,6 +197,7 @@ include dist/install.mk
 include tests/tests.mk
 include tests/cli.mk
 include tests/guest.mk
+include tests/fuzz.mk
 SCRIPT_TESTS += tests/style.t tests/install.t tests/library-abi.t tests/examples.t tests/dist.t tests/docs.t tests/manual.t tests/debian.t tests/demo.t tests/bench.t
 
 export BUILD CC
