@@ -8,6 +8,7 @@
 #   make check-criu a part of it: checkpoints made by CRIU, with the plugin and without
 #   make faults     a part of it, whole: at each of its system calls the tool is killed, or the call fails in each way that
 #                   it can (make check: at some of them)
+#   make fuzz       whatever is read that an enemy may have written, fuzzed (FUZZ_SECONDS=600 for each target)
 #   make demo       the whole thing, shown
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
@@ -94,7 +95,7 @@ CLI_OBJS := loader/main.o loader/show.o $(IMAGE_OBJS)
 CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
 PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
 
-.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults criu run-tests soak soak-qemu demo bench format clean
+.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults fuzz criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
@@ -234,6 +235,10 @@ check-criu: setup-check
 faults: setup-check
 	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)FAULTS=all tests/harness.pl $(FAULT_TESTS)
+
+fuzz: setup-check
+	$(Q)$(MAKE) --no-print-directory $(JOBS) fuzzers
+	$(Q)tests/fuzz.sh $(FUZZ_SECONDS) $(if $(HAS_FUZZER),$(FUZZ_TARGETS)) blob
 
 # CRIU as Debian's newest release has it, with the header for plugins, leads to a cache like the guests' libraries.
 criu:

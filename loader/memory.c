@@ -59,8 +59,8 @@ int aior_read_ring(struct aior_memory *memory, uint64_t addr, uint64_t len, uint
 		    "%s: it is not made of whole pages of %u bytes", memory->name, page);
 	if (prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC))
 		return aior_fail_ring(error, EINVAL, "read", addr,
-		    "%s: no mapping has the protection that it is said to have (0x%x)", memory->name,
-		    prot);
+		    "%s: no mapping has the protection that it is said to have (0x%x)",
+		    memory->name, prot);
 	/* Only what looks like a ring is worth the memory. */
 	if (memory->copy(memory, &header, addr, sizeof(header)))
 		return aior_fail_ring(error, EINVAL, "read", addr, "%s", memory->why);

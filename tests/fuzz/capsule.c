@@ -45,7 +45,8 @@ static int copy_out(struct aior_memory *from, void *to, uint64_t addr, uint64_t 
 /* A capsule that is taken for sound: all its records lie in it, and what is said of them holds. */
 static void check_sound(const struct memory *memory, uint32_t arch)
 {
-	struct aior_capsule capsule = {.addr = memory->addr, .room = memory->room, .may_be_live = 1};
+	struct aior_capsule capsule = {
+	    .addr = memory->addr, .room = memory->room, .may_be_live = 1};
 	struct aior_error error = {0};
 	struct aior_survey survey;
 	struct aior_args args;
@@ -86,7 +87,8 @@ static void check_sound(const struct memory *memory, uint32_t arch)
 	for (uint32_t i = 0; i < capsule.table.thread_count; i++)
 		for (size_t k = 0; k < sizeof(struct aior_thread_record); k++)
 			sum += ((uint8_t *)aior_capsule_thread(&capsule.table, bytes, i))[k];
-	PROMISE(aior_survey(0, &capsule, bytes, &survey, &error), "rings are seen that are not there");
+	PROMISE(
+	    aior_survey(0, &capsule, bytes, &survey, &error), "rings are seen that are not there");
 	fuzz_check_error(&error);
 	aior_reset_records(&capsule.table, bytes);
 	fprintf(fuzz_nowhere(), "%llu", (unsigned long long)sum);
@@ -100,7 +102,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct aior_image image = {0};
 	struct memory memory = {
 	    .memory = {.image = &image, .name = "memory", .copy = copy_out},
-	    .ring = {.magic = AIO_RING_MAGIC, .compat_features = 1, .header_length = AIO_RING_HEADER},
+	    .ring = {.magic = AIO_RING_MAGIC,
+		.compat_features = 1,
+		.header_length = AIO_RING_HEADER},
 	};
 	uint8_t flags;
 
@@ -118,8 +122,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	image.page_size = 4096;
 	found.page_size = flags & FLAG_PAGES ? 16384 : 4096;
 	check_sound(&memory, image.arch);
-	if (aior_read_capsule_at(&memory.memory, memory.addr, memory.room, PROT_READ | PROT_WRITE,
-		&found, &error) ||
+	if (aior_read_capsule_at(
+		&memory.memory, memory.addr, memory.room, PROT_READ | PROT_WRITE, &found, &error) ||
 	    aior_sort_rings(&image, &error)) {
 		fuzz_check_error(&error);
 	} else {

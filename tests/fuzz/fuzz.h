@@ -60,8 +60,8 @@ static inline void fuzz_check_error(const struct aior_error *error)
 	size_t len = strnlen(error->message, sizeof(error->message));
 
 	PROMISE(len && len < sizeof(error->message), "a failure without a message");
-	PROMISE(error->is_refused || error->err > 0, "a failure without an errno: %s",
-	    error->message);
+	PROMISE(
+	    error->is_refused || error->err > 0, "a failure without an errno: %s", error->message);
 	PROMISE(error->is_refused || !strchr(error->message, '\n'),
 	    "a message of several lines: %s", error->message);
 }

@@ -21,7 +21,8 @@ static inline uint64_t fuzz_sum(const struct aior_ring *ring)
 	for (uint32_t i = 0; i < ring->pending; i++) {
 		struct aior_event event = aior_event(ring, i);
 
-		sum = sum * 31 + event.data + event.obj + (uint64_t)event.res + (uint64_t)event.res2;
+		sum =
+		    sum * 31 + event.data + event.obj + (uint64_t)event.res + (uint64_t)event.res2;
 	}
 	return sum;
 }
@@ -61,8 +62,7 @@ static inline void fuzz_same_rings(const struct aior_image *image, const struct 
 
 		PROMISE(a->addr == b->addr && a->len == b->len && a->prot == b->prot &&
 			    !memcmp(a->content, b->content, a->len),
-		    "the ring at 0x%llx is written, and another read",
-		    (unsigned long long)a->addr);
+		    "the ring at 0x%llx is written, and another read", (unsigned long long)a->addr);
 	}
 }
 
@@ -121,7 +121,8 @@ static inline void fuzz_image(struct aior_image *image)
 	PROMISE(!aior_compact_image(image, &error), "what is sound is not made compact: %s",
 	    error.message);
 	for (size_t i = 0; i < image->ring_count; i++) {
-		PROMISE(!image->rings[i].damage && !image->rings[i].head, "a compact ring is damaged");
+		PROMISE(
+		    !image->rings[i].damage && !image->rings[i].head, "a compact ring is damaged");
 		bytes -= fuzz_sum(&image->rings[i]);
 	}
 	show_images_text(fuzz_nowhere(), &images, 1);

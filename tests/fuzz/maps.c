@@ -20,8 +20,8 @@ static int see(const struct aior_mapping *mapping, void *data)
 	struct seen *seen = data;
 	const uint64_t fields[] = {mapping->start, mapping->end, mapping->offset, mapping->inode,
 	    mapping->prot, mapping->major, mapping->minor,
-	    (uint64_t)(mapping->is_ring | mapping->is_private_memory << 1 |
-		       mapping->is_stack << 2 | mapping->is_vdso << 3)};
+	    (uint64_t)(mapping->is_ring | mapping->is_private_memory << 1 | mapping->is_stack << 2 |
+		       mapping->is_vdso << 3)};
 
 	PROMISE(mapping->start < mapping->end, "a mapping that ends before it begins");
 	PROMISE(!mapping->is_ring || !mapping->is_private_memory, "both a ring and plain memory");
@@ -94,11 +94,10 @@ static int read_line(const char *line, struct aior_mapping *mapping)
 	    .minor = minor,
 	    .prot = (perms[0] == 'r' ? PROT_READ : 0u) | (perms[1] == 'w' ? PROT_WRITE : 0u) |
 		    (perms[2] == 'x' ? PROT_EXEC : 0u),
-	    .is_ring =
-		!major && (!strcmp(name, "/[aio]") || !strcmp(name, "/[aio] (deleted)")),
-	    .is_private_memory = perms[3] == 'p' && !major && !minor && !inode &&
-				 (!*name || !strcmp(name, "[heap]") ||
-				     !strncmp(name, "[anon:", strlen("[anon:"))),
+	    .is_ring = !major && (!strcmp(name, "/[aio]") || !strcmp(name, "/[aio] (deleted)")),
+	    .is_private_memory =
+		perms[3] == 'p' && !major && !minor && !inode &&
+		(!*name || !strcmp(name, "[heap]") || !strncmp(name, "[anon:", strlen("[anon:"))),
 	    .is_stack = !strcmp(name, "[stack]"),
 	    .is_vdso = !strcmp(name, "[vdso]"),
 	};
@@ -140,8 +139,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (has_long_line(data, size))
 		return 0;
 	in_pieces(data, size, &pieces);
-	PROMISE(pieces.count == SIZE_MAX ||
-		    (pieces.count == whole.count && pieces.hash == whole.hash),
+	PROMISE(
+	    pieces.count == SIZE_MAX || (pieces.count == whole.count && pieces.hash == whole.hash),
 	    "%zu mappings in one piece, and %zu in many", whole.count, pieces.count);
 	check_lines(data, size);
 	return 0;

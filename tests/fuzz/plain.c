@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A fuzz target as a plain program: runs it with each file that is named, and with those in a folder. */
+/*
+ * A fuzz target as a plain program: runs it with each file that is named, and with those in a folder. With --break it
+ * breaks a promise itself, to show that this is seen.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <sys/stat.h>
@@ -54,7 +57,9 @@ int main(int argc, char **argv)
 	struct stat status;
 
 	for (int i = 1; i < argc; i++)
-		if (!stat(argv[i], &status) && S_ISDIR(status.st_mode))
+		if (!strcmp(argv[i], "--break"))
+			PROMISE(0, "as it was asked to");
+		else if (!stat(argv[i], &status) && S_ISDIR(status.st_mode))
 			run_folder(argv[i]);
 		else
 			run_file(argv[i]);
