@@ -236,7 +236,7 @@ faults: setup-check
 	$(Q)$(MAKE) --no-print-directory $(JOBS) tests
 	$(Q)FAULTS=all tests/harness.pl $(FAULT_TESTS)
 
-fuzz: setup-check
+fuzz: setup-fuzz
 	$(Q)$(MAKE) --no-print-directory $(JOBS) fuzzers
 	$(Q)tests/fuzz.sh $(FUZZ_SECONDS) $(if $(HAS_FUZZER),$(FUZZ_TARGETS)) blob
 

@@ -4,7 +4,7 @@
 # Installs what a build, the demo or the tests need and this machine lacks. Where that cannot be
 # done (not Debian, not root) it says what is missing; whoever needs it then fails or skips.
 #
-# usage: setup.sh build|demo|bench|check
+# usage: setup.sh build|demo|bench|check|fuzz
 
 set -u
 
@@ -58,6 +58,7 @@ riscv64-linux-gnu-gcc|gcc-riscv64-linux-gnu|check
 qemu-system-x86_64|qemu-system-x86|check
 qemu-system-aarch64|qemu-system-arm|check
 qemu-system-riscv64|qemu-system-misc|check
+/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*.a|libclang-rt-dev|fuzz
 '
 
 case "${1:-}" in
@@ -65,7 +66,8 @@ build) levels='build' ;;
 demo) levels='build demo' ;;
 bench) levels='build demo bench' ;;
 check) levels='build demo bench check' ;;
-*) echo "usage: setup.sh build|demo|bench|check" >&2; exit 2 ;;
+fuzz) levels='build demo bench check fuzz' ;;
+*) echo "usage: setup.sh build|demo|bench|check|fuzz" >&2; exit 2 ;;
 esac
 
 is_there()

@@ -326,8 +326,23 @@ static struct {
 	unsigned char iocbs[POLLED * sizeof(struct iocb)];
 	struct aior_table capsule;
 	unsigned char *rings[RINGS]; /* what is staged there, or live */
+	unsigned long long raised;   /* what the eventfd counts */
 	struct state state;
 } was;
+
+/* proc_pid_fdinfo(5) */
+static unsigned long long raised(void)
+{
+	unsigned long long count = 0;
+	char text[256] = "", *at;
+	int fd = open("/proc/self/fdinfo/50", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 &&
+	    (at = strstr(text, "eventfd-count:")))
+		count = strtoull(at + strlen("eventfd-count:"), NULL, 16);
+	close(fd);
+	return count;
+}
 
 static uintptr_t content_at(const struct input *input, uint32_t i)
 {
@@ -343,6 +358,7 @@ static void remember(const struct input *input, const struct aior_args *args)
 	memcpy(&was.capsule, (void *)CAPSULE, sizeof(was.capsule));
 	for (uint32_t i = 0; i < RING_COUNT(input->what); i++)
 		memcpy(was.rings[i], (void *)content_at(input, i), ring_len(i));
+	was.raised = raised();
 	state_take(&was.state);
 }
 
@@ -386,6 +402,8 @@ static const char *why_not_as_it_was(const struct input *input, const struct aio
 
 	if (memcmp(args, &was.args, offsetof(struct aior_args, err)))
 		return "the block's input is changed";
+	if (raised() != was.raised)
+		return "a failure raises an eventfd";
 	if (is_moved(&was.args))
 		return NULL;
 	why = records_differ(input);
@@ -906,6 +924,7 @@ static void fuzz(unsigned seconds, const char *folder)
 
 int main(int argc, char **argv)
 {
+	static char printed[BUFSIZ]; /* by children, too, who may not ask what standard output is */
 	const char *folder = NULL;
 	unsigned seconds = 0;
 	struct stat status;
@@ -921,6 +940,7 @@ int main(int argc, char **argv)
 		else
 			return 2;
 	}
+	setvbuf(stdout, printed, _IOLBF, sizeof(printed));
 	cpus = possible_cpus();
 	blob_place(blob_file("restore"));
 	blob_load(&stage_blob, blob_file("stage"), 0);

@@ -9,6 +9,7 @@
 #define FLAG_ROOM 1
 #define FLAG_PAGES 2 /* of 16 KiB */
 #define FLAG_DAMAGED 4
+#define FLAG_OWN 8 /* it lies in this process, too, and one such ring */
 #define HEADER 16
 #define NULL_PAGES 0x10000u
 
@@ -95,6 +96,76 @@ static void check_sound(const struct memory *memory, uint32_t arch)
 	free(bytes);
 }
 
+/* Where nothing of ours lies, nor of the sanitizers'. */
+#define OWN ((uintptr_t)(sizeof(void *) == 8 ? 0x200000000000ull : 0x50000000ull))
+#define OWN_RING (OWN + 0x1000000)
+
+static void see_room(uint32_t i, const struct aior_room *room, void *data)
+{
+	PROMISE(room->kept <= room->len, "more is kept for ring %u than there is", i);
+	++*(uint32_t *)data;
+}
+
+/* A capsule that has been found: whoever restores the caller's own process looks at all this before he does anything. */
+static void check_own(struct aior_capsule *capsule)
+{
+	struct aior_error error = {0};
+	struct aior_survey survey;
+	uint32_t rooms = 0;
+	uint8_t *bytes;
+
+	aior_count_polls(&capsule->table);
+	if (aior_check_capsule(capsule, aior_host_arch(), &error)) {
+		fuzz_check_error(&error);
+		return;
+	}
+	PROMISE(
+	    capsule->table.total <= capsule->room, "a sound capsule is longer than its mapping");
+	bytes = malloc(capsule->table.total);
+	if (!bytes)
+		return;
+	memcpy(bytes, (void *)(uintptr_t)capsule->addr, capsule->table.total);
+	if (aior_check_records(capsule, bytes, &error) ||
+	    aior_survey(0, capsule, bytes, &survey, &error) ||
+	    aior_check_staged(getpid(), &capsule->table, bytes, &error)) {
+		fuzz_check_error(&error);
+	} else {
+		aior_settle(getpid(), &capsule->table, bytes);
+		PROMISE(!aior_each_room(0, &capsule->table, bytes, see_room, &rooms) &&
+			    rooms == capsule->table.ring_count,
+		    "room of %u rings, and there are %u", rooms, capsule->table.ring_count);
+	}
+	free(bytes);
+}
+
+/* The input as memory of this process, between pages that nobody may touch. */
+static void find_own(const struct aio_ring *ring, const uint8_t *data, size_t size)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), len = (size + page - 1) & ~(page - 1);
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+	struct aior_capsule capsule = {.addr = 0};
+	uint8_t *at = mmap((void *)OWN, len + 2 * page, PROT_NONE, flags, -1, 0);
+	void *own_ring = mmap((void *)OWN_RING, page, PROT_READ | PROT_WRITE, flags, -1, 0);
+	struct aior_error error = {0};
+	int ret;
+
+	PROMISE(at != MAP_FAILED && own_ring != MAP_FAILED &&
+		    !mprotect(at + page, len, PROT_READ | PROT_WRITE),
+	    "no memory at %p", (void *)OWN);
+	memcpy(own_ring, ring, sizeof(*ring));
+	memcpy(at + page, data, size);
+	ret = aior_find_new_capsule(0, &capsule, &error);
+	if (ret == 1) {
+		PROMISE(capsule.addr == (uintptr_t)at + page && capsule.room == len,
+		    "the capsule is found elsewhere");
+		check_own(&capsule);
+	}
+	PROMISE(ret >= 0, "%s", error.message);
+	PROMISE(ret || size < 8 || memcmp(data, AIOR_TABLE_MAGIC, 8), "no capsule is found");
+	munmap(at, len + 2 * page);
+	munmap(own_ring, page);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct aior_error error = {0};
@@ -122,6 +193,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	image.page_size = 4096;
 	found.page_size = flags & FLAG_PAGES ? 16384 : 4096;
 	check_sound(&memory, image.arch);
+	if (flags & FLAG_OWN && memory.size)
+		find_own(&memory.ring, memory.data, memory.size);
 	if (aior_read_capsule_at(
 		&memory.memory, memory.addr, memory.room, PROT_READ | PROT_WRITE, &found, &error) ||
 	    aior_sort_rings(&image, &error)) {

@@ -11,6 +11,13 @@
 
 #define SECONDS 20 /* for an input; what takes longer is a finding */
 
+/* So much memory at once is a finding, too, as it is for libFuzzer (tests/fuzz.sh). */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "max_allocation_size_mb=128";
+}
+
 static unsigned long count;
 
 static void run_file(const char *path)
