@@ -446,53 +446,80 @@ static const char *why_not_done(const struct input *input, const struct aior_arg
 	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 1),                                    \
 	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
-/* Those that the manual page names, for both blobs; and those that the child makes itself afterwards. */
-static void shut_in(void)
-{
-	static struct sock_filter filter[] = {
-	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-	    ALLOW(io_setup),
-	    ALLOW(io_submit),
-	    ALLOW(io_destroy),
-	    ALLOW(mmap),
-	    ALLOW(munmap),
-	    ALLOW(mremap),
-	    ALLOW(mprotect),
-	    ALLOW(msync),
-	    ALLOW(pipe2),
-	    ALLOW(close),
-	    ALLOW(getpid),
-	    ALLOW(process_vm_readv),
-	    ALLOW(preadv2),
-	    ALLOW(write),
-	    ALLOW(getcpu),
-	    ALLOW(sched_getaffinity),
-	    ALLOW(sched_setaffinity),
-	    ALLOW(rt_sigprocmask),
-	    ALLOW(fcntl),
-	    ALLOW(vmsplice),
-	    ALLOW(read),
-	    ALLOW(clone),
-	    ALLOW(exit),
-	    ALLOW(wait4),
-	    ALLOW(ioctl),
-	    /* (where it ends) */
-	    ALLOW(rt_sigsuspend),
-	    ALLOW(rt_sigreturn),
-	    /* (the child) */
-	    ALLOW(openat),
-	    ALLOW(ppoll),
+/* Some architectures have these calls in another form, or besides. */
 #ifdef __NR_poll
-	    ALLOW(poll),
+#define POLL_CALL ALLOW(poll),
+#else
+#define POLL_CALL
 #endif
-	    ALLOW(exit_group),
-	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+#ifdef __NR_mmap2
+#define MMAP_CALL ALLOW(mmap2),
+#else
+#define MMAP_CALL ALLOW(mmap),
+#endif
+
+#define AT_THE_END                                                                                 \
+	ALLOW(rt_sigsuspend), ALLOW(rt_sigreturn), ALLOW(openat), ALLOW(read),                     \
+	    POLL_CALL ALLOW(ppoll), ALLOW(exit_group),                                             \
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+
+/* Those that the manual page names; where it ends; and those that the child makes itself afterwards. */
+static struct sock_filter restore_filter[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    ALLOW(io_setup),
+    ALLOW(io_submit),
+    ALLOW(io_destroy),
+    MMAP_CALL ALLOW(munmap),
+    ALLOW(mremap),
+    ALLOW(mprotect),
+    ALLOW(msync),
+    ALLOW(eventfd2),
+    ALLOW(close),
+    ALLOW(getpid),
+    ALLOW(process_vm_readv),
+    ALLOW(preadv2),
+    ALLOW(write),
+    ALLOW(getcpu),
+    ALLOW(sched_getaffinity),
+    ALLOW(sched_setaffinity),
+    ALLOW(rt_sigprocmask),
+    AT_THE_END,
+};
+
+static struct sock_filter stage_filter[] = {
+    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    ALLOW(io_submit),
+    ALLOW(io_destroy),
+    MMAP_CALL ALLOW(munmap),
+    ALLOW(mremap),
+    ALLOW(msync),
+    ALLOW(pipe2),
+    ALLOW(fcntl),
+    ALLOW(vmsplice),
+    ALLOW(close),
+    ALLOW(clone),
+    ALLOW(exit),
+    ALLOW(wait4),
+    ALLOW(getpid),
+    ALLOW(process_vm_readv),
+    ALLOW(ioctl),
+    ALLOW(preadv2),
+    ALLOW(write),
+    ALLOW(rt_sigprocmask),
+    ALLOW(sched_getaffinity),
+    AT_THE_END,
+};
+
+static void shut_in(const struct input *input)
+{
+	const int is_stage = input->what & IS_STAGE;
+	struct sock_fprog program = {
+	    .len = is_stage ? COUNT(stage_filter) : COUNT(restore_filter),
+	    .filter = is_stage ? stage_filter : restore_filter,
 	};
-	struct sock_fprog program = {.len = COUNT(filter), .filter = filter};
 	struct rlimit none = {0, 0}, files = {256, 256};
 
 	setrlimit(RLIMIT_CORE, &none);
-	setrlimit(RLIMIT_FSIZE, &none);
 	setrlimit(RLIMIT_NOFILE, &files);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
@@ -538,7 +565,7 @@ static _Noreturn void run_child(const struct input *input, struct slot *slot)
 		apply(&input->changes[i]);
 	remember(input, args);
 	name_all(slot, input, args);
-	shut_in();
+	shut_in(input);
 	slot->verdict = IN_BLOB;
 	ret = call(called, args);
 	slot->answer = answer_of(input, args, ret);
