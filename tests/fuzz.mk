@@ -18,7 +18,7 @@ $(eval $(call host_rules,$(HOST_ARCH),$(FUZZERS),$(FUZZ_CC),$(FUZZ_FLAGS) -fsani
 
 # $(1) the folder, $(2) the compiler, $(3) flags, $(4) what else is compiled with a target
 define fuzz_rules
-$(FUZZ_TARGETS:%=$(1)/%): $(1)/%: tests/fuzz/%.c $(4) $(wildcard tests/fuzz/*.h loader/*.h pie/*.[ch]) $(1)/loader/show.o $(IMAGE_OBJS:%=$(1)/%) $(1)/libaio-restorer.a tests/fuzz.mk
+$(FUZZ_TARGETS:%=$(1)/%): $(1)/%: tests/fuzz/%.c $(4) $(wildcard tests/fuzz/*.h loader/*.h pie/*.[ch]) $(1)/loader/show.o $(patsubst %,$(1)/%,$(IMAGE_OBJS:loader/file.o=tests/fuzz/file.o)) $(1)/libaio-restorer.a tests/fuzz.mk
 	$$(Q)mkdir -p $$(@D)
 	$$(Q)$(2) $(CPPFLAGS_COMMON) -I$($(HOST_ARCH).dir) -Itests/fuzz $(CPPFLAGS) $(CFLAGS_COMMON) $(3) $(LDFLAGS) -o $$@ $$< $(4) $$(filter %.o %.a,$$^) $(IMAGE_LIBS)
 

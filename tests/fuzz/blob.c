@@ -413,6 +413,34 @@ static const char *why_not_as_it_was(const struct input *input, const struct aio
 	return why;
 }
 
+/* The record has been changed, so that the content is another one. */
+static int staged_where_it_was(const struct input *input, uint32_t i)
+{
+	struct aior_ring_record before;
+
+	if (i >= RINGS)
+		return 0;
+	memcpy(&before, was.records + i * sizeof(before), sizeof(before));
+	return input->what & IS_STAGE || before.staged == content_at(input, i);
+}
+
+/* The events that were pending are, in their order; there may be others behind them. */
+static int has_events(const struct input *input, uint32_t i, const struct aior_ring_record *ring)
+{
+	struct aio_ring *before = (struct aio_ring *)was.rings[i], *now = ring_of(ring->addr);
+	uint32_t count;
+
+	if (i >= RING_COUNT(input->what) || ring->addr != RING(i) || ring->len != ring_len(i) ||
+	    aio_ring_check(before, ring->len) != AIO_RING_OK)
+		return 1;
+	count = aio_ring_pending(before->head, before->tail, before->nr);
+	for (uint32_t k = 0; k < count; k++)
+		if (memcmp(slots_of(before) + (before->head + k) % before->nr,
+			slots_of(now) + (now->head + k) % now->nr, AIO_RING_SLOT))
+			return 0;
+	return 1;
+}
+
 /* Restored: the record's head and tail are the ring's, which is sound. Staged: the same. */
 static const char *why_not_done(const struct input *input, const struct aior_args *args)
 {
@@ -436,6 +464,9 @@ static const char *why_not_done(const struct input *input, const struct aior_arg
 			return "the ring is not sound";
 		if (header->head != ring->head && !is_stage)
 			return "the ring's head is not the record's";
+		if (!is_moved(&was.args) && staged_where_it_was(input, i) &&
+		    !has_events(input, i, ring))
+			return "the ring has other events";
 	}
 	return NULL;
 }

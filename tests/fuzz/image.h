@@ -99,6 +99,8 @@ static inline void fuzz_image(struct aior_image *image)
 	struct aior_error error = {0};
 	uint64_t bytes = 0;
 
+	PROMISE(image->page_size >= 4096 && image->page_size <= 65536, "pages of %u bytes",
+	    image->page_size);
 	show_images_text(fuzz_nowhere(), &images, 1);
 	show_images_json(fuzz_nowhere(), &images);
 	/* (Whether others' programs run here takes a process to find out.) */
