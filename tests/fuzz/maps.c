@@ -128,6 +128,44 @@ static void check_lines(const uint8_t *data, size_t size)
 	}
 }
 
+#define CUT 300 /* longer than what stands in front of a name, and than each name that matters */
+
+/* A name that is longer than all that is read at once is a name nevertheless: nothing in it is a line. */
+static void check_long_names(const uint8_t *data, size_t size, const struct seen *whole)
+{
+	static struct fuzz_file file;
+	uint8_t *cut = malloc(size + 1);
+	struct aior_mapping mapping;
+	struct seen seen = {0};
+	size_t kept = 0;
+
+	for (size_t len; cut && size; data += len, size -= len) {
+		const uint8_t *end = memchr(data, '\n', size);
+		char line[CUT + 1] = "";
+		size_t some;
+
+		len = end ? (size_t)(end + 1 - data) : size;
+		some = len - !!end < CUT ? len - !!end : CUT;
+		memcpy(line, data, some);
+		if (!end || strlen(line) != some || memchr(data, 0, len) ||
+		    !read_line(line, &mapping)) {
+			free(cut);
+			return;
+		}
+		memcpy(cut + kept, line, some);
+		kept += some;
+		cut[kept++] = '\n';
+	}
+	if (!cut)
+		return;
+	fuzz_write(&file, cut, kept);
+	lseek(file.fd, 0, SEEK_SET);
+	aior_each_mapping_in(file.fd, see, &seen);
+	PROMISE(seen.count == whole->count && seen.hash == whole->hash,
+	    "%zu mappings with long names, and %zu without", whole->count, seen.count);
+	free(cut);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct fuzz_file file;
@@ -136,6 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_write(&file, data, size);
 	lseek(file.fd, 0, SEEK_SET);
 	PROMISE(aior_each_mapping_in(file.fd, see, &whole) >= 0, "what is there cannot be read");
+	check_long_names(data, size, &whole);
 	if (has_long_line(data, size))
 		return 0;
 	in_pieces(data, size, &pieces);
