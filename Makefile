@@ -11,6 +11,7 @@
 #   make analyse    a part of it, and more: what gcc, cppcheck and clang-tidy find in the sources is an error
 #   make proofs     a part of it, whole: what CBMC proves of the arithmetic on rings and on what others have written
 #   make coverage   which lines of the library, the tool and the plugin its own tests run (docs/coverage.md)
+#   make fuzz       whatever is read that an enemy may have written, fuzzed (FUZZ_SECONDS=600 for each target)
 #   make demo       the whole thing, shown
 #   make soak       real programs, staged and restored while they work (ROUNDS=300 PROGRAMS='fio qemu': so many, these)
 #   make soak-qemu  fio in the same way, in an emulated aarch64 machine
@@ -98,7 +99,7 @@ CLI_OBJS := loader/main.o loader/show.o $(IMAGE_OBJS)
 CRIU_HEADER := $(firstword $(wildcard $(addsuffix /criu/criu-plugin.h,/usr/include /usr/local/include $(CRIU_INCLUDE))))
 PLUGIN := $(if $(SAN),,$(if $(CRIU_HEADER),$(BUILD)/aio_restorer.so))
 
-.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults analyse proofs coverage count-coverage cbmc criu run-tests soak soak-qemu demo bench format clean
+.PHONY: all blobs blobs-said readers-said plugin tests check check-qemu check-criu faults fuzz analyse proofs coverage count-coverage cbmc criu run-tests soak soak-qemu demo bench format clean
 .PRECIOUS: %.o %.elf
 .DELETE_ON_ERROR:
 
@@ -201,6 +202,7 @@ include dist/install.mk
 include tests/tests.mk
 include tests/cli.mk
 include tests/guest.mk
+include tests/fuzz.mk
 SCRIPT_TESTS += tests/style.t tests/install.t tests/library-abi.t tests/examples.t tests/dist.t tests/docs.t tests/manual.t tests/debian.t tests/demo.t tests/bench.t
 
 export BUILD CC
@@ -263,6 +265,10 @@ cbmc:
 	$(Q)mkdir -p $(BUILD)
 	$(Q)if root=$$(tests/fetch.sh cbmc $(HOST_ARCH) 2>$(BUILD)/cbmc.missing); then \
 		ln -sfn "$$root" $(BUILD)/cbmc; rm -f $(BUILD)/cbmc.missing; fi
+
+fuzz: setup-fuzz
+	$(Q)$(MAKE) --no-print-directory $(JOBS) fuzzers
+	$(Q)tests/fuzz.sh $(FUZZ_SECONDS) $(if $(HAS_FUZZER),$(FUZZ_TARGETS)) blob
 
 # CRIU as Debian's newest release has it, with the header for plugins, leads to a cache like the guests' libraries.
 criu:

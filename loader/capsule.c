@@ -85,7 +85,8 @@ static int check_home(const struct aior_capsule *capsule, uint32_t arch, struct 
 		    "the capsule at 0x%llx is that of a process on %s, and this process is one on "
 		    "%s",
 		    addr, aior_arch_name(table->arch), aior_arch_text(arch));
-	if (table->page_size < 4096 || table->page_size & (table->page_size - 1))
+	if (table->page_size < 4096 || table->page_size > 65536 ||
+	    table->page_size & (table->page_size - 1))
 		return damaged(capsule, error, "no host has pages of the size that it says");
 	if (capsule->page_size && table->page_size != capsule->page_size)
 		return aior_refuse(error,

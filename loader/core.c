@@ -259,13 +259,14 @@ static int check_table(struct core *core)
 	const struct aior_table *table = &core->notes.table;
 
 	if (memcmp(table->magic, AIOR_TABLE_MAGIC, sizeof(table->magic)) ||
-	    table->size < sizeof(*table))
+	    table->size < sizeof(*table) || table->total < sizeof(*table))
 		return bad(core, "its AIOR note is damaged");
 	if (!table->abi || table->abi > AIOR_ABI)
 		return bad(core, "made by a newer release (version %u, this one knows %u)",
 		    table->abi, AIOR_ABI);
 	if (table->state != AIOR_TABLE_IMAGE || table->arch != core->image->arch ||
-	    table->page_size < 4096 || table->page_size & (table->page_size - 1) ||
+	    table->page_size < 4096 || table->page_size > 65536 ||
+	    table->page_size & (table->page_size - 1) ||
 	    table->ring_stride < sizeof(struct aior_ring_record) || table->rings > table->total ||
 	    (uint64_t)table->ring_count * table->ring_stride > table->total - table->rings)
 		return bad(core, "its AIOR note makes no sense");

@@ -122,6 +122,9 @@ int aior_mappings(const struct aior_process *process, struct aior_mapping **mapp
  */
 int aior_each_mapping(
     pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data);
+/* The same of the text that a descriptor gives. */
+int aior_each_mapping_in(
+    int fd, int (*visit)(const struct aior_mapping *mapping, void *data), void *data);
 /*
  * ptrace(2), process_vm_readv(2), process_vm_writev(2), and wait4(2) that does not wait. Each of them may fail for
  * want of memory, or since a signal has come; and what it says then must not be taken for the end of a thread that is

@@ -6,19 +6,27 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "grow.h"
+
+/* Whether so many bytes more may be what they are said to be; -1, and memory->why says why not. */
+static int may_be_held(struct aior_memory *memory, uint64_t len)
+{
+	if (len <= memory->held - memory->claimed)
+		return 0;
+	snprintf(memory->why, sizeof(memory->why),
+	    "%s: its rings are said to be larger than the file", memory->name);
+	return -1;
+}
 
 /* Allocates and reads it; NULL, and memory->why says why. The caller frees it. */
 static void *read_bytes(struct aior_memory *memory, uint64_t addr, uint64_t len)
 {
 	void *bytes;
 
-	if (len > memory->held - memory->claimed) {
-		snprintf(memory->why, sizeof(memory->why),
-		    "%s: its rings are said to be larger than the file", memory->name);
+	if (may_be_held(memory, len))
 		return NULL;
-	}
 	bytes = malloc((size_t)len);
 	if (!bytes) {
 		snprintf(memory->why, sizeof(memory->why), "there is no memory for its rings");
@@ -49,6 +57,10 @@ int aior_read_ring(struct aior_memory *memory, uint64_t addr, uint64_t len, uint
 	if (addr % page || len % page || len < sizeof(header))
 		return aior_fail_ring(error, EINVAL, "read", addr,
 		    "%s: it is not made of whole pages of %u bytes", memory->name, page);
+	if (prot & ~(uint32_t)(PROT_READ | PROT_WRITE | PROT_EXEC))
+		return aior_fail_ring(error, EINVAL, "read", addr,
+		    "%s: no mapping has the protection that it is said to have (0x%x)",
+		    memory->name, prot);
 	/* Only what looks like a ring is worth the memory. */
 	if (memory->copy(memory, &header, addr, sizeof(header)))
 		return aior_fail_ring(error, EINVAL, "read", addr, "%s", memory->why);
@@ -113,9 +125,15 @@ static int read_draining(
     struct aior_memory *memory, const struct aior_capsule *capsule, struct aior_error *error)
 {
 	const struct aior_table *table = &capsule->table;
+	uint64_t records = (uint64_t)table->ring_count * table->ring_stride;
 
 	if (!aior_holds_rings(capsule))
 		return 0;
+	/* A mapping may be far larger than what the image holds of it: the rest is zeros. */
+	if (may_be_held(memory, records))
+		return aior_fail(error, EINVAL, "read", "the capsule at 0x%llx cannot be read: %s",
+		    (unsigned long long)capsule->addr, memory->why);
+	memory->claimed += records;
 	for (uint32_t i = 0; i < table->ring_count; i++) {
 		uint64_t at = table->rings + (uint64_t)i * table->ring_stride;
 		struct aior_ring_record record;

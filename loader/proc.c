@@ -342,25 +342,34 @@ static int visit_lines(
 	return ret;
 }
 
-int aior_each_mapping(
-    pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data)
+int aior_each_mapping_in(
+    int fd, int (*visit)(const struct aior_mapping *mapping, void *data), void *data)
 {
 	struct maps maps = {.len = 0};
-	int fd = open_of_task(task, "maps"), ret = 0, err;
 	ssize_t n = 0;
+	int ret = 0;
 
-	if (fd < 0)
-		return -1;
 	while (!ret &&
 	       (n = read_some(fd, maps.text + maps.len, sizeof(maps.text) - 1 - maps.len)) > 0) {
 		maps.len += (size_t)n;
 		maps.text[maps.len] = '\0';
 		ret = visit_lines(&maps, visit, data);
 	}
+	return n < 0 ? -1 : ret;
+}
+
+int aior_each_mapping(
+    pid_t task, int (*visit)(const struct aior_mapping *mapping, void *data), void *data)
+{
+	int fd = open_of_task(task, "maps"), ret, err;
+
+	if (fd < 0)
+		return -1;
+	ret = aior_each_mapping_in(fd, visit, data);
 	err = errno;
 	close(fd);
 	errno = err;
-	return n < 0 ? -1 : ret;
+	return ret;
 }
 
 int aior_read_memory(pid_t tid, uint64_t addr, void *to, size_t len)

@@ -334,6 +334,17 @@ static void write_output(const char *path, const void *data, size_t size)
 		fail("cannot be written: %s", strerror(errno));
 }
 
+/* A symbol may have any value: what is entered must be the blob. */
+static void check_entries(const struct aior_blob *header)
+{
+	const uint32_t first = sizeof(*header), end = header->size;
+
+	if (header->call < first || header->call >= end || header->jump < first ||
+	    header->jump >= end || header->park < first || header->park >= header->park_end ||
+	    header->park_end > end)
+		fail("one of the symbols enter_call, enter_jump, aior_park lies outside of it");
+}
+
 static void make(const char *path, struct callgraph *graph)
 {
 	unsigned char bytes[AIOR_BLOB_MAX];
@@ -360,6 +371,7 @@ static void make(const char *path, struct callgraph *graph)
 	header.jump = symbols.jump;
 	header.park = symbols.park;
 	header.park_end = symbols.park_end;
+	check_entries(&header);
 	why = callgraph_worst(graph, "aior_main", &header.stack);
 	if (why)
 		fail("has no known stack bound: %s", why);
@@ -368,6 +380,9 @@ static void make(const char *path, struct callgraph *graph)
 	memcpy(bytes, &header, sizeof(header));
 	header.crc32 = aior_blob_crc32(bytes, header.size);
 	memcpy(bytes, &header, sizeof(header));
+	why = aior_blob_check(bytes, header.size);
+	if (why)
+		fail("makes no blob: %s", why);
 	free(elf.data);
 	write_output(output, bytes, header.size);
 }

@@ -4,7 +4,7 @@
 # Installs what a build, the demo or the tests need and this machine lacks. Where that cannot be
 # done (not Debian, not root) it says what is missing; whoever needs it then fails or skips.
 #
-# usage: setup.sh build|demo|bench|check|analyse
+# usage: setup.sh build|demo|bench|check|analyse|fuzz
 
 set -u
 
@@ -60,6 +60,7 @@ clang-tidy|clang-tidy|analyse
 qemu-system-x86_64|qemu-system-x86|check
 qemu-system-aarch64|qemu-system-arm|check
 qemu-system-riscv64|qemu-system-misc|check
+/usr/lib/llvm-*/lib/clang/*/lib/*/libclang_rt.fuzzer*.a|libclang-rt-dev|fuzz
 '
 
 case "${1:-}" in
@@ -68,7 +69,8 @@ demo) levels='build demo' ;;
 bench) levels='build demo bench' ;;
 check) levels='build demo bench check' ;;
 analyse) levels='build demo bench check analyse' ;;
-*) echo "usage: setup.sh build|demo|bench|check|analyse" >&2; exit 2 ;;
+fuzz) levels='build demo bench check fuzz' ;;
+*) echo "usage: setup.sh build|demo|bench|check|analyse|fuzz" >&2; exit 2 ;;
 esac
 
 is_there()

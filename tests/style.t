@@ -32,7 +32,7 @@ skip()
 
 files()
 {
-	find . \( -path ./build -o -path ./examples/out -o -path ./.git -o -path ./tests/corpus \) -prune -o -type f -print | sed 's|^\./||' | sort
+	find . \( -path ./build -o -path ./examples/out -o -path ./.git -o -path ./tests/corpus -o -path ./tests/fuzz/corpus \) -prune -o -type f -print | sed 's|^\./||' | sort
 }
 
 sources()
