@@ -265,19 +265,21 @@ static void print_errno(const char *what, int err, const char *without)
 static void print_rights(void)
 {
 	static const char *const scopes[] = {
-	    "your own, if they are dumpable and have no more capabilities than you; root: all",
-	    "those that you have started, or that allow it (kernel.yama.ptrace_scope is 1); root: "
-	    "all",
-	    "none (kernel.yama.ptrace_scope is 2); root: all",
+	    "your own, if they are dumpable and have no more capabilities than you",
+	    "what you have started, or what allows it (kernel.yama.ptrace_scope is 1)",
+	    "none (kernel.yama.ptrace_scope is 2)",
 	};
 	const int scope = aior_ptrace_scope();
 	char path[AIOR_JOURNAL_PATH];
 	const char *folder = aior_journal_folder(path);
 
-	printf("%-22s %s\n", "may be traced",
-	    scope > 2 ? "none, until the next boot (kernel.yama.ptrace_scope is 3)"
-	    : aior_has_capability(CAP_SYS_PTRACE) ? "all of your user namespace"
-						  : scopes[scope]);
+	if (scope > 2)
+		printf("%-22s none, until the next boot (kernel.yama.ptrace_scope is 3)\n",
+		    "may be traced");
+	else if (aior_has_capability(CAP_SYS_PTRACE))
+		printf("%-22s all of your user namespace\n", "may be traced");
+	else
+		printf("%-22s %s; root: all\n", "may be traced", scopes[scope]);
 	print_errno("filters are suspended", try_tracing(PTRACE_O_SUSPEND_SECCOMP),
 	    "no stage and restore of a process with a filter of system calls (seccomp)");
 	printf("%-22s %s\n", "journals are in",
