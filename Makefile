@@ -250,7 +250,7 @@ proofs: setup-build
 # Without those that are about how the sources are built, or boot kernels, and without those that kill the tool or let its
 # calls fail: that befalls what counts the lines, too.
 COVERAGE_TESTS := $(SELF_TESTS:%=$(BUILD)/tests/%.t) $(LIVE_TESTS:%=$(BUILD)/tests/%.t) $(BUILD)/tests/process.t $(BUILD)/tests/threads.t \
-	$(filter-out tests/host-dies.t $(FAULT_TESTS) tests/criu-beside-plain.t tests/soak.t,$(filter %.t,$(CLI_TESTS))) tests/misbehaving.t
+	$(filter-out tests/host-dies.t $(FAULT_TESTS) tests/criu-beside-plain.t 'tests/soak.t,$(filter %.t,$(CLI_TESTS))) tests/misbehaving.t
 
 coverage: setup-check
 	$(Q)$(MAKE) --no-print-directory COVERAGE=1 criu

@@ -28,7 +28,7 @@
 #define STACK_MARGIN 24
 
 /* What every host has to spare, even on a stack that is not its own. */
-#define STACK_MAX 1024
+#define STACK_MAX 1024u
 
 static const char *output; /* removed by fail() */
 static const char *input;
