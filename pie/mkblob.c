@@ -27,6 +27,9 @@
  */
 #define STACK_MARGIN 24
 
+/* What every host has to spare, even on a stack that is not its own. */
+#define STACK_MAX 1024u
+
 static const char *output; /* removed by fail() */
 static const char *input;
 
@@ -376,6 +379,8 @@ static void make(const char *path, struct callgraph *graph)
 	if (why)
 		fail("has no known stack bound: %s", why);
 	header.stack = (header.stack + symbols.entry_stack + STACK_MARGIN + 15) & ~15u;
+	if (header.stack > STACK_MAX)
+		fail("needs %u bytes of stack: a blob may need %u", header.stack, STACK_MAX);
 	header.crc32 = 0;
 	memcpy(bytes, &header, sizeof(header));
 	header.crc32 = aior_blob_crc32(bytes, header.size);
