@@ -38,7 +38,7 @@ HAS_FUZZER = $(shell echo 'int LLVMFuzzerTestOneInput(const unsigned char *data,
 	$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer -x c -o /dev/null - 2>/dev/null && echo yes)
 .PHONY: fuzzers
 fuzzers: $(PLAIN)/blob
-	$(Q)$(if $(HAS_FUZZER),$(MAKE) --no-print-directory $(FUZZ_TARGETS:%=$(FUZZERS)/%),echo 'no fuzzers but that of the blobs: missing clang with libFuzzer (libclang-rt-dev)' >&2)
+	$(Q)$(if $(HAS_FUZZER),$(MAKE) -s --no-print-directory $(FUZZ_TARGETS:%=$(FUZZERS)/%),echo 'no fuzzers but that of the blobs: missing clang with libFuzzer (libclang-rt-dev)' >&2)
 
 CLI_FIXTURES += $(PLAIN)/blob $(FUZZ_TARGETS:%=$(PLAIN)/%)
 CLI_TESTS += tests/fuzz.t
