@@ -466,6 +466,7 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 		thread = read_journal(process, &journal) ? NULL : find_thread(stopped, &journal);
 		if (!thread || !is_at_work(thread, &journal))
 			break;
+		aior_let_work(thread);
 		aior_continue(stopped);
 		if (aior_now(CLOCK_MONOTONIC) >= end)
 			return aior_fail(error, EBUSY, "drain",

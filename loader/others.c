@@ -259,6 +259,8 @@ int aior_stop_parked(
 		ret = aior_parked_load(parked, error);
 		if (!ret)
 			return 0;
+		if (parked->at_work)
+			aior_let_work(parked->at_work);
 		aior_continue(parked->stopped);
 		aior_parked_free(parked);
 		parked->stopped = NULL;

@@ -160,9 +160,11 @@ static int load_thread(
 		return 0;
 	}
 	pc -= parked->code;
-	if (astray == 1 || (!astray && (pc < blob->park || pc >= blob->park_end)))
+	if (astray == 1 || (!astray && (pc < blob->park || pc >= blob->park_end))) {
+		parked->at_work = thread;
 		return aior_fail(error, EAGAIN, "drain", "process %d is being %s at this moment",
 		    (int)parked->process->pid, astray ? "restored" : "staged");
+	}
 	record = astray ? NULL : record_at(parked, arch_sp(&regs, len));
 	if (!record)
 		record = injected_record(parked);
@@ -232,6 +234,7 @@ void aior_parked_free(struct aior_parked *parked)
 	parked->code = 0;
 	parked->injected = NULL;
 	parked->record = NULL;
+	parked->at_work = NULL;
 	parked->count = 0;
 }
 

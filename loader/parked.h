@@ -17,6 +17,7 @@ struct aior_parked {
 	struct aior_tracee *injected; /* the thread that has run it; or one that is parked */
 	const struct aior_thread_record *record; /* its own, in `bytes` */
 	size_t count;                            /* of parked threads */
+	struct aior_tracee *at_work; /* EAGAIN: the thread that the blob is at work in */
 	int is_running; /* a restore blob goes on in `injected`, which is not ours to stop any more */
 };
 

@@ -433,6 +433,22 @@ size_t aior_stopped_count(const struct aior_stopped *stopped)
 	return stopped->count;
 }
 
+void aior_let_work(struct aior_tracee *thread)
+{
+	int status;
+
+	if (thread->has_filter || aior_status_number(thread->tid, "\nSeccomp:") ||
+	    aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal))
+		return;
+	aior_nap(NS_PER_MS);
+	aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
+	thread->signal = 0;
+	if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS) == 1)
+		thread->signal = aior_signal_in_hand(status);
+	else
+		thread->is_stopped = 0;
+}
+
 void aior_continue(struct aior_stopped *stopped)
 {
 	if (stopped->is_adopted) {

@@ -87,6 +87,12 @@ int aior_first_argument(const struct aior_tracee *thread, int nr, uint64_t *firs
 int aior_mend_wait(struct aior_tracee *thread, const struct aior_calls *calls);
 /* The same in the thread itself: whoever lets go of it, the wait goes on. */
 void aior_restart_wait(struct aior_tracee *thread, const struct aior_calls *calls);
+/*
+ * One that is in the middle of a blob goes on there for a moment, and is stopped again. When a blob's host has died its
+ * process may be stopped (SIGSTOP): then nobody but a tracer lets it come to its end. Not so under a filter of system calls,
+ * which is suspended, for what the thread runs is the program's to say.
+ */
+void aior_let_work(struct aior_tracee *thread);
 /* It goes on, as aior_continue() says. */
 void aior_leave_thread(struct aior_tracee *thread, const struct aior_calls *calls);
 

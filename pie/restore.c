@@ -298,23 +298,22 @@ static int is_poll(const struct aior_poll_record *poll, const struct iocb *iocb)
 
 /*
  * Delivers a poll that cannot be submitted again as an event with res POLLNVAL: one more request
- * completes, and its event is made the poll's. It raises the poll's eventfd, if that is still there.
+ * completes, and its event is made the poll's. It raises the poll's eventfd, if the iocb (NULL: what it names is not the
+ * poll's) says one, and that is still there.
  * Polls submitted before may complete meanwhile, so the event need not be where the tail was.
  */
-static long lose_poll(
-    struct work *work, struct aior_ring_record *ring, struct aior_poll_record *poll, long why)
+static long lose_poll(struct work *work, struct aior_ring_record *ring,
+    struct aior_poll_record *poll, const struct iocb *iocb, long why)
 {
 	volatile struct aio_ring *fresh = ring_at(ring->aside);
 	struct iocb *null_read = &work->scratch->null_read;
 	uint32_t at = fresh->tail;
 	struct aio_slot *slot;
-	struct iocb iocb;
 	long n = -EBADF;
 
-	if (read_iocb(work->args, poll->iocb, &iocb) && is_poll(poll, &iocb) &&
-	    iocb.aio_flags & IOCB_FLAG_RESFD) {
+	if (iocb && iocb->aio_flags & IOCB_FLAG_RESFD) {
 		null_read->aio_flags = IOCB_FLAG_RESFD;
-		null_read->aio_resfd = iocb.aio_resfd;
+		null_read->aio_resfd = iocb->aio_resfd;
 		n = sys_io_submit((aio_context_t)ring->aside, 1, work->scratch->batch);
 		null_read->aio_flags = 0;
 		if (n == 1)
@@ -336,34 +335,41 @@ static long lose_poll(
 	return 0;
 }
 
-/* A descriptor that the program has closed may have its number taken by our own. */
-static inline int is_own(const struct work *work, uint32_t fd)
+/* A descriptor, or an eventfd, that the program has closed may have its number taken by our own. */
+static inline int has_own(const struct work *work, const struct iocb *iocb)
 {
-	return fd == (uint32_t)work->fd;
+	uint32_t fd = (uint32_t)work->fd;
+
+	return iocb->aio_fildes == fd ||
+	       (iocb->aio_flags & IOCB_FLAG_RESFD && iocb->aio_resfd == fd);
 }
 
 static long submit_poll(
     struct work *work, struct aior_ring_record *ring, struct aior_poll_record *poll)
 {
 	struct iocb *again = (struct iocb *)(unsigned long)poll->iocb;
+	const struct iocb *known = 0;
 	struct iocb iocb;
-	long n;
+	long n = -EFAULT;
 
-	if (!read_iocb(work->args, poll->iocb, &iocb))
-		return lose_poll(work, ring, poll, -EFAULT);
-	if (!is_poll(poll, &iocb))
-		return lose_poll(work, ring, poll, -ESTALE);
-	if (is_own(work, iocb.aio_fildes))
-		return lose_poll(work, ring, poll, -EBADF);
-	n = sys_io_submit((aio_context_t)ring->aside, 1, &again);
-	if (n == 1) {
-		if (iocb.aio_flags & IOCB_FLAG_RESFD)
-			poll->flags = POLL_RAISES;
-		return 0;
+	if (read_iocb(work->args, poll->iocb, &iocb)) {
+		n = -ESTALE;
+		if (is_poll(poll, &iocb)) {
+			known = &iocb;
+			n = -EBADF;
+		}
 	}
-	if (!n || n == -EAGAIN || n == -ENOMEM)
-		return n ? n : -EAGAIN;
-	return lose_poll(work, ring, poll, n);
+	if (known && !has_own(work, known)) {
+		n = sys_io_submit((aio_context_t)ring->aside, 1, &again);
+		if (n == 1) {
+			if (iocb.aio_flags & IOCB_FLAG_RESFD)
+				poll->flags = POLL_RAISES;
+			return 0;
+		}
+		if (!n || n == -EAGAIN || n == -ENOMEM)
+			return n ? n : -EAGAIN;
+	}
+	return lose_poll(work, ring, poll, known, n);
 }
 
 static long submit_polls(struct work *work, struct aior_ring_record *ring)
