@@ -157,6 +157,24 @@ static int still_draining(const struct aior_process *process, const struct aior_
 }
 
 /*
+ * Where the process is stopped (SIGSTOP), the blob's thread stands still as soon as nobody traces it any more. (If it
+ * cannot be traced now, another one may be at it.)
+ */
+static void let_drain(const struct aior_process *process, const struct aior_capsule *capsule)
+{
+	struct aior_parked parked = {
+	    .process = process, .arch = aior_process_arch(process), .capsule = *capsule};
+	struct aior_error unwanted;
+
+	if (aior_stop_staged(process, capsule->addr, &parked.stopped, &unwanted))
+		return;
+	if (aior_parked_load(&parked, &unwanted) && parked.at_work)
+		aior_let_work(parked.at_work);
+	aior_continue(parked.stopped);
+	aior_parked_free(&parked);
+}
+
+/*
  * Waits while the blob, which nobody traces any more, goes on in there. Returns 1; 0 if the capsule is not there any
  * more by then: others may have restored it.
  */
@@ -173,6 +191,8 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 		if (aior_now(CLOCK_MONOTONIC) > end)
 			return still_draining(process, capsule, ETIMEDOUT, error);
 		aior_nap(NS_PER_MS);
+		if (aior_task_is_stopped(process->task))
+			let_drain(process, capsule);
 		if (aior_read_memory(
 			process->task, capsule->addr, &capsule->table, sizeof(capsule->table)) ||
 		    memcmp(capsule->table.magic, AIOR_TABLE_MAGIC, sizeof(capsule->table.magic)) !=

@@ -435,14 +435,21 @@ size_t aior_stopped_count(const struct aior_stopped *stopped)
 
 void aior_let_work(struct aior_tracee *thread)
 {
-	int status;
+	int status, has_stopped = 1;
 
-	if (thread->has_filter || aior_status_number(thread->tid, "\nSeccomp:") ||
-	    aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal))
+	if (thread->has_filter || aior_status_number(thread->tid, "\nSeccomp:"))
 		return;
-	aior_nap(NS_PER_MS);
+	/* Told to stop when it had done so already, it does so once more (JOBCTL_TRAP_STOP, kernel/ptrace.c). */
+	for (int tries = 0; has_stopped == 1 && tries < 3; tries++) {
+		if (aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal))
+			return;
+		aior_nap(NS_PER_MS);
+		has_stopped = aior_poll_stop(thread->tid, &status);
+		thread->signal = has_stopped == 1 ? aior_signal_in_hand(status) : 0;
+	}
+	if (has_stopped == 1)
+		return;
 	aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-	thread->signal = 0;
 	if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS) == 1)
 		thread->signal = aior_signal_in_hand(status);
 	else
