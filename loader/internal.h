@@ -68,6 +68,9 @@ int aior_fail_blob(struct aior_error *error, const struct aior_args *args, const
 /* As strerror(), but never translated: so it needs no heap and no lock. */
 const char *aior_errno_text(int err);
 
+/* The first bytes of a file of /proc, as a string. Returns -1 with errno. */
+int aior_read_text(char *text, size_t size, const char *path);
+
 /* rights.c */
 
 struct aior_process;

@@ -81,8 +81,7 @@ static ssize_t read_some(int fd, void *to, size_t len)
 	return n >= 0 ? n : read(fd, to, len);
 }
 
-/* The first bytes of a file of /proc, as a string. Returns -1 with errno. */
-static int read_text(char *text, size_t size, const char *path)
+int aior_read_text(char *text, size_t size, const char *path)
 {
 	int fd = open_to_read(path), err;
 	ssize_t n;
@@ -105,7 +104,7 @@ static int read_stat(pid_t task, struct task_stat *stat)
 	unsigned long long start_time = 0, stack = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)task);
-	if (read_text(text, sizeof(text), path))
+	if (aior_read_text(text, sizeof(text), path))
 		return -1;
 	at = strrchr(text, ')'); /* the name before it may hold anything */
 	if (!at || sscanf(at + 1,
@@ -126,7 +125,7 @@ int aior_last_cpu(pid_t task)
 	int cpu;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)task);
-	if (read_text(text, sizeof(text), path))
+	if (aior_read_text(text, sizeof(text), path))
 		return -1;
 	at = strrchr(text, ')');
 	/* The 39th field; the state is the third. */
@@ -140,7 +139,7 @@ long aior_status_number(pid_t task, const char *key)
 	char path[64], text[16384], *at; /* it names sets of CPUs, too */
 
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)task);
-	if (read_text(text, sizeof(text), path))
+	if (aior_read_text(text, sizeof(text), path))
 		return -1;
 	at = strstr(text, key);
 	return at ? strtol(at + strlen(key), NULL, 10) : 0;
@@ -484,7 +483,7 @@ int aior_current_place(pid_t tid, uint64_t *first, uint64_t *pc)
 
 	*pc = 0;
 	snprintf(path, sizeof(path), "/proc/%d/syscall", (int)tid);
-	if (read_text(text, sizeof(text), path) || sscanf(text, "%d", &nr) != 1)
+	if (aior_read_text(text, sizeof(text), path) || sscanf(text, "%d", &nr) != 1)
 		return -1;
 	if (nr < 0) {
 		if (sscanf(text, "-1 0x%llx 0x%llx", &sp, &at) == 2)
@@ -510,7 +509,7 @@ int aior_read_number(const char *path, uint64_t *number)
 {
 	char text[64];
 
-	if (read_text(text, sizeof(text), path))
+	if (aior_read_text(text, sizeof(text), path))
 		return -1;
 	*number = strtoull(text, NULL, 10);
 	return 0;
@@ -522,7 +521,7 @@ uint64_t aior_newest_pid(void)
 	char text[128];
 	unsigned long long pid;
 
-	if (read_text(text, sizeof(text), "/proc/loadavg") ||
+	if (aior_read_text(text, sizeof(text), "/proc/loadavg") ||
 	    sscanf(text, "%*s %*s %*s %*s %llu", &pid) != 1)
 		return 0;
 	return pid;
@@ -534,7 +533,7 @@ uint32_t aior_possible_cpus(void)
 	char text[4096], *at = text;
 	uint32_t count = 0;
 
-	if (read_text(text, sizeof(text), "/sys/devices/system/cpu/possible"))
+	if (aior_read_text(text, sizeof(text), "/sys/devices/system/cpu/possible"))
 		return (uint32_t)sysconf(_SC_NPROCESSORS_CONF);
 	while (isdigit((unsigned char)*at)) {
 		unsigned long first = strtoul(at, &at, 10), last = first;

@@ -20,22 +20,10 @@ struct rights {
 static int read_file(const char *owner, const char *name, char *text, size_t size)
 {
 	char path[64];
-	ssize_t n;
-	int fd, err;
 
 	snprintf(path, sizeof(path), "/proc/%s/%s", owner, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
 	text[0] = '\0';
-	if (fd < 0)
-		return -1;
-	n = read(fd, text, size - 1);
-	err = errno;
-	close(fd);
-	errno = err;
-	if (n < 0)
-		return -1;
-	text[n] = '\0';
-	return 0;
+	return aior_read_text(text, size, path);
 }
 
 static int read_numbers(const char *text, const char *key, unsigned numbers[4])
