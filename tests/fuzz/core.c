@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* An ELF core: whatever is in the file. */
+/* An ELF core: whatever is in the file, behind the first byte of the input (FUZZ_MARK). */
 #include "image.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -8,7 +8,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct aior_error error = {0};
 	struct aior_image image;
 
-	if (core_read(fuzz_write(&file, data, size), &image, &error)) {
+	if (size < FUZZ_MARK)
+		return 0;
+	if (core_read(fuzz_write(&file, data + FUZZ_MARK, size - FUZZ_MARK), &image, &error)) {
 		fuzz_check_error(&error);
 		return 0;
 	}

@@ -17,6 +17,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Where an input is an ELF file, so many bytes stand in front: nobody takes what is in the corpus for programs then (lintian does). */
+#define FUZZ_MARK 1u
+
 /* A promise that no input may break: if it is broken, that is a finding, as a crash is. */
 #define PROMISE(holds, ...)                                                                        \
 	do {                                                                                       \

@@ -57,7 +57,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *why;
 	ssize_t len;
 
-	fuzz_write(&in, data, size);
+	if (size < FUZZ_MARK)
+		return 0;
+	fuzz_write(&in, data + FUZZ_MARK, size - FUZZ_MARK);
 	fuzz_write(&out, NULL, 0);
 	memset(&graph, 0, sizeof(graph));
 	callgraph_set_frame(&graph, "aior_main", 512);
