@@ -820,13 +820,13 @@ static const struct row trip_rows[] = {
 
 static const struct table tables[] = {
     {"restore", "staged rings become live ones, in one process on one CPU", TABLE(restore_rows),
-	.rounds = 31, .unit = 1, .unit_name = "us", .is_pinned = 1,
+	.rounds = 47, .unit = 1, .unit_name = "us", .is_pinned = 1,
 	.notes =
 	    "floor: only the system calls that no way can do without (io_setup, completions in\n"
 	    "the largest batches, mremap) and one copy, with no check of anything.\n"
 	    "plain way: ring by ring, /dev/null opened and an iocb for each completion mapped.\n"
 	    "Times are what the thread has computed; there is nothing that it waits for."},
-    {"compact", "the same, laid out from slot 0 on", TABLE(compact_rows), .rounds = 11, .unit = 1,
+    {"compact", "the same, laid out from slot 0 on", TABLE(compact_rows), .rounds = 41, .unit = 1,
 	.unit_name = "us", .is_pinned = 1,
 	.notes =
 	    "floor: that of a ring with head 0 and as many pending, of which no more is copied.\n"
