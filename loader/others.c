@@ -170,7 +170,7 @@ static void let_drain(const struct aior_process *process, const struct aior_caps
 		return;
 	if (aior_parked_load(&parked, &unwanted) && parked.at_work)
 		aior_let_work(parked.at_work);
-	aior_continue(parked.stopped);
+	aior_leave_parked(parked.stopped);
 	aior_parked_free(&parked);
 }
 

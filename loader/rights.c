@@ -81,7 +81,7 @@ int aior_ptrace_scope(void)
 	return aior_read_number("/proc/sys/kernel/yama/ptrace_scope", &scope) ? 0 : (int)scope;
 }
 
-/* Whose the files of a process in /proc are that others may not read: root's it is not dumpable: task_dump_owner(), fs/proc/base.c. */
+/* Whose the files of a process in /proc are that others may not read: root's if it is not dumpable: task_dump_owner(), fs/proc/base.c. */
 static unsigned owner_of_files(const char *owner, unsigned uid)
 {
 	char path[64];
