@@ -26,8 +26,11 @@ while (@ARGV) {
 }
 die "usage: harness.pl [TEST...] [-j JOBS TEST...]\n" unless (@alone || @together) && $jobs =~ /^[1-9]\d*$/;
 
-# What is skipped is shown, with its reason; of guests, also what they say of themselves.
+# What is skipped is shown, with its reason; of guests, also what they say of themselves. What fails is shown again at
+# the end, with what its program says of it.
 my @skipped;
+my @failures;
+my ($MOST_FAILURES, $MOST_SAID) = (12, 24);    # tests, and lines of each
 my %kernels;
 my ($passed, $failed, $skipped) = (0, 0, 0);
 
@@ -57,10 +60,13 @@ sub run_tests
     });
     $harness->callback(made_parser => sub {
         my ($parser, $test) = @_;
-        my @said;    # what a program says right before a test fails tells why
+        my @said;       # what a program says right before a test fails tells why
+        my $failure;    # the test before has failed: what it says behind it does, too
         $parser->callback(test => sub {
             my ($result) = @_;
             print "\n", map { "$_\n" } @said if !$result->is_ok;
+            push @failures, $failure = [ "$test->[1]: " . $result->as_string, @said ] if !$result->is_ok;
+            undef $failure if $result->is_ok;
             @said = ();
             push @skipped, "$test->[1]: " . $result->as_string if $result->has_skip;
             $kernels{ $test->[1] } = $1 if $test->[1] =~ /^qemu:/ && $result->description =~ /^- (Linux .*), boots$/;
@@ -69,6 +75,7 @@ sub run_tests
             my ($comment) = @_;
             push @said, $comment->as_string;
             shift @said if @said > 8;
+            push @$failure, $comment->as_string if $failure && @$failure < $MOST_SAID;
             $kernels{ $test->[1] } .= ": $1" if $test->[1] =~ /^qemu:/ && $comment->as_string =~ /: (\d+ tests in [\d.]+ s)$/;
         });
         $parser->callback(plan => sub {
@@ -87,5 +94,7 @@ run_tests(1, @alone) if @alone;
 run_tests($jobs, @together) if @together;
 print "\nkernels:\n", map { "  $kernels{$_}\n" } sort keys %kernels if %kernels;
 print "\nskipped:\n", map { "  $_\n" } @skipped if @skipped;
+print "\nfailed:\n", map { my ($test, @said) = @$_; ("  $test\n", map { "    $_\n" } @said) } splice @failures, 0, $MOST_FAILURES if @failures;
+print '  and ', scalar @failures, " more\n" if @failures;
 printf "\n%d passed, %d failed, %d skipped\n", $passed, $failed, $skipped;
 exit($failed ? 1 : 0);
