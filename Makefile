@@ -283,7 +283,7 @@ BRIEFLY := 6.1:x86_64 6.12:x86_64 6.1:aarch64 6.12:aarch64 7.2:aarch64
 
 run-tests:
 	$(Q)FIO_ROUNDS=8 tests/harness.pl $(C_TESTS) $(LOCAL_TESTS) $(SCRIPT_TESTS) $(CLI_TESTS) \
-		-j 2 $$(tests/fetch.sh list | sed -e 's/\(.*\) \(.*\)/qemu:\1:\2/' $(BRIEFLY:%=-e 's/^qemu:%$$$$/&:brief/')) 'tests/qemu/boot.pl 6.1 aarch64 soak fio' 'tests/qemu/boot.pl 6.1 aarch64 soak criu' 'tests/qemu/boot.pl 6.1 x86_64 soak criu' \
+		-j 2 $$(tests/fetch.sh list | sed -e 's/\(.*\) \(.*\)/qemu:\1:\2/' $(BRIEFLY:%=-e 's/^qemu:%$$/&:brief/')) 'tests/qemu/boot.pl 6.1 aarch64 soak fio' 'tests/qemu/boot.pl 6.1 aarch64 soak criu' 'tests/qemu/boot.pl 6.1 x86_64 soak criu' \
 		$(foreach k,5.10 6.1 6.12 7.2,'tests/qemu/boot.pl $(k) x86_64 cpus 64 carried ring self') \
 		'tests/packages.sh bookworm' 'tests/packages.sh sid'
 
