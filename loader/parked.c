@@ -35,6 +35,11 @@ void aior_thread_to_record(const struct aior_process *process, const struct aior
 }
 
 _Static_assert(sizeof(arch_regs) <= sizeof(((struct aior_thread_record *)0)->regs), "registers");
+_Static_assert(
+    4096 % AIOR_THREAD_STRIDE == 0 &&
+	sizeof(struct aior_table) + offsetof(struct aior_thread_record, regs) + sizeof(arch_regs) <=
+	    AIOR_THREAD_STRIDE,
+    "the registers of a thread would lie in two pages");
 
 /* A thread of another incarnation of the process does not know how long it has waited. */
 static void take_record(const struct aior_process *process, struct aior_tracee *thread,
@@ -269,7 +274,10 @@ static uint32_t polls_of(const struct aior_parked *parked, uint64_t ring)
 	return count;
 }
 
-/* Pieces of memory of the process, written by one system call: so nobody ever finds a part of it done. */
+/*
+ * Pieces of memory of the process, written by one system call. Who is killed meanwhile has written some of them, in
+ * order, and one that lies in two pages may be half done (mm/process_vm_access.c; mm/gup.c, fatal_signal_pending()).
+ */
 struct pieces {
 	struct iovec local[8], remote[8];
 	unsigned long count;
@@ -279,6 +287,15 @@ static void add_piece(struct pieces *pieces, uint64_t addr, void *from, size_t l
 {
 	pieces->local[pieces->count] = (struct iovec){from, len};
 	pieces->remote[pieces->count++] = (struct iovec){(void *)(uintptr_t)addr, len};
+}
+
+static ssize_t pieces_len(const struct pieces *pieces)
+{
+	size_t len = 0;
+
+	for (unsigned long i = 0; i < pieces->count; i++)
+		len += pieces->local[i].iov_len;
+	return (ssize_t)len;
 }
 
 /* Slots of a staged ring, from `at` on, which may go on at its beginning. */
@@ -295,48 +312,82 @@ static void add_slots(struct pieces *pieces, const struct aior_ring_record *ring
 }
 
 /*
+ * Whether the events of a wait go back into its ring, in whose free slots they get their place: then the wait's record
+ * says which head the ring gets. (One that says so already had a host that came so far: whatever of it is done.)
+ */
+static int places_events(const struct aior_parked *parked, struct aior_thread_record *record,
+    const struct aior_ring_record *ring, const struct aio_ring *header, struct pieces *pieces,
+    struct aio_slot **slots)
+{
+	uint32_t taken = record->taken, nr = header->nr, pending;
+	pid_t task = parked->process->task;
+
+	if (record->again)
+		return record->again <= nr;
+	pending = aio_ring_pending(header->head, header->tail, nr) + polls_of(parked, ring->addr);
+	if (taken >= nr || pending + taken > aio_ring_usable(nr, aior_possible_cpus()))
+		return 0;
+	*slots = malloc(taken * sizeof(**slots));
+	if (!*slots || aior_read_memory(task, record->events, *slots, taken * sizeof(**slots)))
+		return 0;
+	record->again = aio_ring_back(header->head, taken, nr) + 1;
+	add_slots(pieces, ring, nr, record->again - 1, *slots, taken);
+	return 1;
+}
+
+/*
  * Events that a wait had taken before the stop ended it go back in front of the head, and the wait is made
  * again. If they do not fit any more it has been ended. The record lies at `record_at` of the process, or
  * nowhere (0).
+ *
+ * What is written, in this order, can be written again by the next host if this one dies anywhere: slots that are still
+ * free, the head that makes them pending, as a word of the record, that head, and then the record, for which all this
+ * is done.
  */
 static int put_events_back(
     struct aior_parked *parked, struct aior_thread_record *record, uint64_t record_at)
 {
 	struct aior_ring_record *ring = ring_named(parked, record->ring);
+	struct aior_thread_record done = *record;
 	pid_t task = parked->process->task;
 	struct pieces pieces = {.count = 0};
-	uint32_t taken = record->taken, nr, pending;
-	struct aio_slot *slots;
+	struct aio_slot *slots = NULL;
+	struct aior_ring_record moved;
 	struct aio_ring header;
+	uint32_t head;
 	arch_regs regs;
-	ssize_t n;
+	ssize_t n = 0;
 
-	record->taken = 0;
-	if (!ring || aior_read_memory(task, ring->addr, &header, sizeof(header)) ||
-	    aio_ring_check(&header, ring->len) != AIO_RING_OK)
-		return 0;
-	nr = header.nr;
-	pending = aio_ring_pending(header.head, header.tail, nr) + polls_of(parked, ring->addr);
-	if (taken >= nr || pending + taken > aio_ring_usable(nr, aior_possible_cpus()))
-		return 0;
-	slots = malloc(taken * sizeof(*slots));
-	if (!slots || aior_read_memory(task, record->events, slots, taken * sizeof(*slots))) {
-		free(slots);
-		return 0;
+	done.taken = done.again = 0;
+	if (ring && !aior_read_memory(task, ring->addr, &header, sizeof(header)) &&
+	    aio_ring_check(&header, ring->len) == AIO_RING_OK &&
+	    places_events(parked, record, ring, &header, &pieces, &slots)) {
+		moved = *ring;
+		moved.head = head = record->again - 1;
+		memcpy(&regs, record->regs, record->regs_len);
+		arch_again(&regs, record->regs_len, record->ring);
+		memcpy(done.regs, &regs, record->regs_len);
+		if (record_at)
+			add_piece(&pieces, record_at + offsetof(struct aior_thread_record, again),
+			    &record->again, sizeof(record->again));
+		add_piece(
+		    &pieces, ring->addr + offsetof(struct aio_ring, head), &head, sizeof(head));
+		add_piece(&pieces,
+		    parked->capsule.addr + (uint64_t)((unsigned char *)ring - parked->bytes),
+		    &moved, sizeof(moved));
+		if (record_at)
+			add_piece(&pieces, record_at, &done,
+			    offsetof(struct aior_thread_record, regs) + done.regs_len);
+		n = aior_write_pieces(
+		    task, pieces.local, pieces.count, pieces.remote, pieces.count);
+		if (n == pieces_len(&pieces)) {
+			*ring = moved;
+			*record = done;
+		}
 	}
-	header.head = aio_ring_back(header.head, taken, nr);
-	ring->head = header.head;
-	memcpy(&regs, record->regs, record->regs_len);
-	arch_again(&regs, record->regs_len, record->ring);
-	memcpy(record->regs, &regs, record->regs_len);
-	add_slots(&pieces, ring, nr, header.head, slots, taken);
-	add_piece(&pieces, ring->addr, &header, sizeof(header));
-	add_piece(&pieces, parked->capsule.addr + (uint64_t)((unsigned char *)ring - parked->bytes),
-	    ring, sizeof(*ring));
-	if (record_at)
-		add_piece(&pieces, record_at, record, sizeof(*record));
-	n = aior_write_pieces(task, pieces.local, pieces.count, pieces.remote, pieces.count);
 	free(slots);
+	/* (A ring that the program itself may not write to takes none back.) */
+	record->taken = record->again = 0;
 	return n < 0 ? -1 : 0;
 }
 

@@ -5,6 +5,12 @@
 
 #include "inject.h"
 
+/*
+ * From one thread record to the next, in capsules that are made here. Where they begin right behind the table, what a
+ * record says of registers lies in one page: so it is written whole, or not at all, however its writer ends.
+ */
+#define AIOR_THREAD_STRIDE 512u
+
 struct aior_parked {
 	const struct aior_process *process;
 	uint32_t arch;

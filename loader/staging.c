@@ -225,16 +225,16 @@ int aior_staging_open(struct aior_staging *staging, pid_t pid, struct aior_error
 static uint64_t table_bytes(const struct aior_staging *staging, size_t rings)
 {
 	return sizeof(struct aior_table) + rings * sizeof(struct aior_ring_record) +
-	       staging->stopped->count * sizeof(struct aior_thread_record);
+	       staging->stopped->count * AIOR_THREAD_STRIDE;
 }
 
-static uint32_t fill_threads(const struct aior_staging *staging, struct aior_thread_record *records)
+static uint32_t fill_threads(const struct aior_staging *staging, unsigned char *records)
 {
 	const struct aior_stopped *stopped = staging->stopped;
 	uint32_t count = 0;
 
 	for (size_t i = 0; i < stopped->count; i++) {
-		struct aior_thread_record *record = &records[count];
+		struct aior_thread_record *record = (void *)(records + count * AIOR_THREAD_STRIDE);
 
 		if (!stopped->threads[i].is_stopped)
 			continue;
@@ -256,8 +256,14 @@ static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
 
 	if (!table)
 		return aior_fail(error, ENOMEM, "capsule", "out of memory");
-	records = (void *)(table + 1);
 	staging->table = table;
+	/* One that a process has made of itself says nothing of threads; this one says so if none is parked. */
+	table->threads = sizeof(*table);
+	table->thread_stride = AIOR_THREAD_STRIDE;
+	if (staging->parks)
+		table->thread_count = fill_threads(staging, (void *)(table + 1));
+	table->rings = table->threads + table->thread_count * table->thread_stride;
+	records = (void *)((char *)table + table->rings);
 	staging->slots = 0;
 	for (size_t i = 0; i < staging->ring_count; i++) {
 		const struct aior_candidate *ring = &staging->rings[i];
@@ -278,18 +284,9 @@ static int fill_capsule(struct aior_staging *staging, struct aior_error *error)
 	table->page_size = (uint32_t)staging->injection.page_size;
 	table->pid = (uint32_t)staging->process.pid;
 	table->possible_cpus = aior_possible_cpus();
-	table->rings = sizeof(*table);
 	table->ring_stride = sizeof(struct aior_ring_record);
 	table->polls = table->rings + table->ring_count * table->ring_stride;
 	table->poll_stride = sizeof(struct aior_poll_record);
-	table->total = table->polls;
-	/* One that a process has made of itself says nothing of threads; this one says that none is parked. */
-	table->threads = table->polls;
-	table->thread_stride = sizeof(struct aior_thread_record);
-	if (!staging->parks)
-		return 0;
-	table->thread_count = fill_threads(staging, (void *)((char *)table + table->threads));
-	table->polls = table->threads + table->thread_count * table->thread_stride;
 	table->total = table->polls;
 	return 0;
 }

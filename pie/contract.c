@@ -67,7 +67,7 @@
 	X(aior_thread_record, flags)                                                               \
 	X(aior_thread_record, call)                                                                \
 	X(aior_thread_record, regs_len)                                                            \
-	X(aior_thread_record, reserved)                                                            \
+	X(aior_thread_record, again)                                                               \
 	X(aior_thread_record, since)                                                               \
 	X(aior_thread_record, regs)
 

@@ -6,7 +6,7 @@
  *
  *   polls      four polls are in flight, which are then fired: how many events come
  *   wait       a thread waits in io_getevents, for an event which then comes: what the call returns
- *   four       the same for four events, of which two are there
+ *   four       the same for four events, of which two are there; and which they are, if each is not another one
  *   contexts   1,100 contexts of one request: how many still work
  *   reads      sixteen reads with O_DIRECT are in flight (argument: the file): how many events come, and of those
  *              how many once and with the right data
@@ -117,14 +117,20 @@ static long wanted;
 static void *wait_for_events(void *unused)
 {
 	struct io_event events[POLLS];
+	unsigned seen = 0;
 	long n;
 
 	(void)unused;
 	n = get_events(contexts[0], wanted, POLLS, events, 0);
 	if (n < 0)
-		printf("%s\n", errno == EINTR ? "EINTR" : strerror(errno));
+		printf("%s", errno == EINTR ? "EINTR" : strerror(errno));
 	else
-		printf("%ld of %ld events\n", n, wanted);
+		printf("%ld of %ld events", n, wanted);
+	for (long i = 0; i < n; i++)
+		seen |= 1u << events[i].data;
+	for (long i = 0; i < n && __builtin_popcount(seen) != n; i++)
+		printf("%s %llu", i ? "," : ":", (unsigned long long)events[i].data);
+	puts("");
 	fflush(stdout);
 	_exit(0);
 }

@@ -22,7 +22,7 @@ $(BUILD)/tests/api.t: tests/api.c tests/tap.h $(BUILD)/libaio-restorer.a tests/c
 	$(Q)$(CC) $(CPPFLAGS_COMMON) -Itests $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^)
 
 # What lets the tool be killed at any of its system calls.
-$(BUILD)/tests/strike: tests/strike.c tests/errnos.h tests/cli.mk
+$(BUILD)/tests/strike: tests/strike.c tests/errnos.h tests/strike.h tests/cli.mk
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(LDFLAGS) -o $@ $<
 

@@ -2,8 +2,8 @@
 /*
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
- *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --refuse N I | --run N ACTION] [--only CALL]
- *          [--alone] [--log FILE] COMMAND...
+ *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --refuse N I | --run N ACTION |
+ *          --tear N PIECES] [--only CALL] [--alone] [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
@@ -11,6 +11,7 @@
  * --signal    this signal when it is about to be made.
  * --fail      it is not made, and returns this error (PTRACE_SET_SYSCALL_INFO, Linux 6.16 and later).
  * --run       this command of a shell runs to its end when it is about to be made.
+ * --tear      it writes so many of its pieces (process_vm_writev; PTRACE_SET_SYSCALL_INFO), and then comes SIGKILL.
  * --only CALL no others are counted: see the table below.
  * --refuse    the same with the I-th of the errors that this call can have, counted from 0 (and from there again,
  *             if it has fewer): tests/errnos.h.
@@ -35,11 +36,12 @@
 #include <unistd.h>
 
 #include "errnos.h"
+#include "strike.h"
 
 /* linux/ptrace.h; neither it nor glibc's own has them in Debian 12. */
 #define SET_SYSCALL_INFO 0x4212
 
-enum kind { COUNT, KILL, LATE, SIGNAL, RUN, FAIL, REFUSE };
+enum kind { COUNT, KILL, LATE, SIGNAL, RUN, TEAR, FAIL, REFUSE };
 
 /* Some have only the newer one. */
 #ifdef SYS_renameat
@@ -65,11 +67,11 @@ static const struct call {
 struct strike {
 	enum kind kind;
 	unsigned long at; /* counted from 1 */
-	int what, is_done, is_alone;
+	int what, is_done, is_alone, is_over;
 	const char *action;
 	const struct call *only; /* NULL: all */
 	FILE *log;
-	pid_t pid, failing;
+	pid_t pid, failing, torn;
 	int err;       /* that it fails with */
 	uint32_t arch; /* of the command: what else is run has other numbers, and is let alone */
 	unsigned long calls;
@@ -120,6 +122,15 @@ static void begin_to_fail(struct strike *strike, pid_t tid, struct __ptrace_sysc
 		strike->failing = tid;
 }
 
+static void begin_to_tear(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
+{
+	if (info->entry.nr != SYS_process_vm_writev)
+		return;
+	info->entry.args[2] = info->entry.args[4] = (uint64_t)strike->what;
+	set_info(tid, info);
+	strike->torn = tid;
+}
+
 static int is_seen_by_others(uint64_t nr)
 {
 	static const long calls[] = {SYS_ptrace, SYS_process_vm_writev, SYS_pwrite64, SYS_sendmsg,
@@ -134,7 +145,8 @@ static int is_seen_by_others(uint64_t nr)
 
 static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
-	if (!is_counted(strike, info))
+	strike->is_over |= info->entry.nr == STRIKE_NO_MORE;
+	if (strike->is_over || !is_counted(strike, info))
 		return;
 	strike->calls++;
 	if (!strike->arch)
@@ -160,12 +172,16 @@ static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_i
 		kill(strike->pid, strike->what);
 	if (strike->kind == RUN && system(strike->action) < 0)
 		die(strike->action);
+	if (strike->kind == TEAR)
+		begin_to_tear(strike, tid, info);
 	if (strike->kind >= FAIL && info->arch == strike->arch)
 		begin_to_fail(strike, tid, info);
 }
 
 static void at_exit(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
+	if (strike->torn == tid)
+		kill(strike->pid, SIGKILL);
 	if (strike->failing != tid)
 		return;
 	strike->failing = 0;
@@ -287,6 +303,7 @@ int main(int argc, char **argv)
 			      : !strcmp(option, "late")   ? LATE
 			      : !strcmp(option, "signal") ? SIGNAL
 			      : !strcmp(option, "run")    ? RUN
+			      : !strcmp(option, "tear")   ? TEAR
 			      : !strcmp(option, "fail")   ? FAIL
 			      : !strcmp(option, "refuse") ? REFUSE
 							  : COUNT;
@@ -298,8 +315,8 @@ int main(int argc, char **argv)
 	}
 	if (i >= argc) {
 		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | "
-		      "--refuse N I | --run N ACTION] [--only CALL] [--alone] [--log FILE] "
-		      "COMMAND...\n",
+		      "--refuse N I | --run N ACTION | --tear N PIECES] [--only CALL] [--alone] "
+		      "[--log FILE] COMMAND...\n",
 		    stderr);
 		if (strike.log)
 			fclose(strike.log);

@@ -494,6 +494,7 @@ sub looked_at_twice
 # each where its own record is.
 sub seen_from_elsewhere
 {
+    my $nr = aio_nr();
     my $worker = worker({ is_child => 1, wrap => ['sh', '-c', 'exec "$@" 2>/dev/null', 'sh', 'unshare', '--pid', '--fork', '--mount-proc', '--kill-child'] },
         '--rings', 2, '--threads', 6);
   SKIP: {
@@ -504,6 +505,8 @@ sub seen_from_elsewhere
         for my $round (1 .. 5) {
             my $staged = run_command('nsenter', '-t', $pid, '-p', '-m', Cwd::abs_path($TOOL), 'stage', 1);
             push @wrong, "stage: $staged->{err}" if $staged->{status};
+            # (What has just been staged counts for a moment: there would be room again.)
+            wait_until(sub { aio_nr() <= $nr }, 20);
             my $holder = hold_all_but(1);
             my $failed = run_tool('restore', $pid);
             end($holder) if $holder;
@@ -551,6 +554,52 @@ sub list_says
     verdict('list of what a killed restore has left', \@wrong, \%ends);
     ok($ends{'3 live'} && $ends{'3 staged'}, '... live, and staged');
     ends_well($worker, '... each request has had its event');
+    return;
+}
+
+# ---- threads that wait ----
+
+# A wait goes on, and what it had taken already comes once, whenever who stages it dies: also in the middle of giving back
+# what it had taken.
+sub waiting
+{
+    for my $kind ('wait', 'four') {
+        my $wanted = $kind eq 'wait' ? '1 of 1 events' : '4 of 4 events';
+        my $start = sub {
+            my $run = start({ quiet => 1 }, "$BUILD/tests/checkpointed", $kind);
+            return (answer($run) // '') eq "ready\n" ? $run : die "$kind: it does not come to its wait\n";
+        };
+        my $run = $start->();
+        my $last = calls_of($TOOL, 'stage', $run->{pid});
+        end($run);
+        # Which call writes several pieces of memory, and how many.
+        my @only = ('--only', 'process_vm_writev');
+        my $log = fresh('.calls');
+        $run = $start->();
+        run_command("$BUILD/tests/strike", @only, '--log', $log, $TOOL, 'stage', $run->{pid});
+        end($run);
+        my ($given_back) = grep { $_->[1] > 1 } map { /^(\d+) .*\(\w+, \w+, (\w+)/ ? [ $1, hex $2 ] : () } split /\n/, slurp($log);
+        is($given_back ? 1 : 0, $kind eq 'four' ? 1 : 0, "$kind: what the wait has taken is given back, if it has taken something");
+        my @cases = map { [ '--kill', $_ ] } draw(25, $first .. $last + 2);
+        push @cases, map { [ @only, '--tear', $given_back->[0], $_ ] } 1 .. $given_back->[1] if $given_back;
+        my (%ends, @wrong);
+        for my $case (@cases) {
+            $run = $start->();
+            my $pid = $run->{pid};
+            my $result = strike(@$case, $TOOL, 'stage', $pid);
+            my $name = "@$case ($result->{call})";
+            my $way = (grep { /--(?:kill|tear)/ } @$case)[0];
+            $ends{ $result->{status} == 137 ? "$way, " . (is_staged($pid) ? 'staged' : 'live') : $result->{status} == 125 ? 'not possible here' : $result->{status} }++;
+            my $finished = run_tool('restore', $pid);
+            push @wrong, "$name: restore: $finished->{err}" if $finished->{status};
+            kill 'USR1', $pid;
+            chomp(my $said = answer($run) // 'nothing');
+            push @wrong, "$name: $said" if $said ne $wanted;
+            end($run);
+            last if @wrong > 2;
+        }
+        verdict("stage killed, of a process with a thread that waits ($kind)", \@wrong, \%ends);
+    }
     return;
 }
 
@@ -659,6 +708,7 @@ my %parts = (
     list     => \&list_says,
     growing  => \&growing,
     stale    => \&stale,
+    waiting  => \&waiting,
 );
 for my $part (@ARGV ? @ARGV : sort keys %parts) {
     my $begin = time;
