@@ -245,7 +245,7 @@ analyse: setup-analyse
 	$(Q)$(MAKE) --no-print-directory $(JOBS) all
 	$(Q)ANALYSE=all tests/harness.pl tests/analyse.t
 
-proofs: setup-build
+proofs: setup-check
 	$(Q)$(MAKE) --no-print-directory cbmc
 	$(Q)PROOFS=all tests/harness.pl tests/proofs.t
 

@@ -26,7 +26,7 @@ sub choose {
 }
 
 # Runs a shell command; its exit status and all it said.
-sub run {
+sub run_shell {
     my ($command) = @_;
     my $said = `( $command ) 2>&1`;
     return ($?, $said);
@@ -57,14 +57,14 @@ sub source {
 sub compile {
     my ($name, $text) = @_;
     spew("$dir/$name.c", $text);
-    my ($status, $said) = run("$gcc -c -o $dir/$name.o $dir/$name.c");
+    my ($status, $said) = run_shell("$gcc -c -o $dir/$name.o $dir/$name.c");
     BAIL_OUT("$name does not compile: $said") if $status;
 }
 
 # What the linker script says, and what mkblob does when the script was lax: undef is success.
 sub linked {
     my ($name, $how, $more) = @_;
-    my ($status, $said) = run("$ld $how " . ($more // '') . " -o $dir/$name.elf $dir/$name.o $entry");
+    my ($status, $said) = run_shell("$ld $how " . ($more // '') . " -o $dir/$name.elf $dir/$name.o $entry");
     return $status ? $said : undef;
 }
 
@@ -72,7 +72,7 @@ sub blob_made {
     my ($name, $graph) = @_;
     $graph //= "-g $dir/$name.ci";
     unlink "$dir/$name.bin";
-    my ($status, $said) = run("$BUILD/mkblob $graph -o $dir/$name.bin $dir/$name.elf");
+    my ($status, $said) = run_shell("$BUILD/mkblob $graph -o $dir/$name.bin $dir/$name.elf");
     return undef if !$status && -s "$dir/$name.bin";
     return "a blob was left behind" if -e "$dir/$name.bin";
     return "not its usual way to fail: $status, $said" if $status != 256;
@@ -157,9 +157,9 @@ like(blob_made('good', "-g $dir/missing.ci") // 'made', qr/No such file/, 'a cal
 compile('headless', source('', 'return 0;', ''));
 linked('headless', $strict);
 like(blob_made('headless') // 'made', qr/does not start with a blob header/, 'no header: refused');
-run("$ld $strict -e 0 -o $dir/good.elf $dir/good.o");
+run_shell("$ld $strict -e 0 -o $dir/good.elf $dir/good.o");
 like(blob_made('good') // 'made', qr/lacks one of the symbols/, 'no entries: refused');
-run("cp $dir/good.o $dir/good.elf");
+run_shell("cp $dir/good.o $dir/good.elf");
 like(blob_made('good') // 'made', qr/not linked yet|relocations/, 'an object file: refused');
 
 # Broken files. An ASan build of mkblob sees what is read beyond them.
@@ -176,10 +176,10 @@ my $elf = slurp("$dir/good.elf");
 }
 my $asan = make_var('CC') . ' -fsanitize=address,undefined -fno-sanitize-recover=all';
 spew("$dir/empty.c", "int main(void)\n{\n\treturn 0;\n}\n");
-my ($status) = run("$asan -o $dir/empty $dir/empty.c");
+my ($status) = run_shell("$asan -o $dir/empty $dir/empty.c");
 SKIP: {
     skip('no compiler with AddressSanitizer here', 3) if $status;
-    my ($failed, $said) = run("$asan -std=gnu11 -g -O1 -D_GNU_SOURCE -Ipie -Iarch -o $dir/mkblob-asan "
+    my ($failed, $said) = run_shell("$asan -std=gnu11 -g -O1 -D_GNU_SOURCE -Ipie -Iarch -o $dir/mkblob-asan "
             . make_var('MKBLOB_SRCS'));
     ok(!$failed, 'mkblob is built with AddressSanitizer') or diag $said;
     local $ENV{ASAN_OPTIONS} = 'exitcode=99:detect_leaks=0';
@@ -222,8 +222,8 @@ my @made;
 for my $place ("$dir/a", "$dir/a/longer/name") {
     mkdir $dir . '/a/longer' if $place =~ /longer/;
     mkdir $place;
-    run("cp -r Makefile pie arch loader dist tests $place/ 2>/dev/null");
-    my ($failed, $why) = run("cd $place && MAKEFLAGS= SAN= make -s -j2 blobs");
+    run_shell("cp -r Makefile pie arch loader dist tests $place/ 2>/dev/null");
+    my ($failed, $why) = run_shell("cd $place && MAKEFLAGS= SAN= make -s -j2 blobs");
     push @made, { map { $_ => $failed ? "failed: $why" : slurp("$place/build/blob-restore-$_.bin") } $host, @others };
 }
 for my $arch ($host, @others) {

@@ -56,6 +56,7 @@ riscv64-linux-gnu-gcc|gcc-riscv64-linux-gnu|check
 /usr/i686-linux-gnu/lib/libc.a|libc6-dev-i386-cross|check
 /usr/riscv64-linux-gnu/lib/libc.a|libc6-dev-riscv64-cross|check
 cppcheck|cppcheck|check
+z3|z3|check
 clang-tidy|clang-tidy|analyse
 qemu-system-x86_64|qemu-system-x86|check
 qemu-system-aarch64|qemu-system-arm|check

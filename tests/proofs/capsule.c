@@ -56,8 +56,8 @@ static int are_apart(struct extent_of a, struct extent_of b)
 
 /*
  * Of a table that is taken, each set of records lies in the capsule, and on nothing else of it; and a stride that is too
- * small for a record is not taken. (So each record does, as n records of a stride take n strides. Up to 15 records of
- * 2^10 bytes: with more bits to multiply it takes hours.)
+ * small for a record is not taken. (So each record does, as n records of a stride take n strides. Products of numbers of 32
+ * bits, which are the same here and there: Z3 sees that, bit by bit it would take hours.)
  */
 void prove_records_are_inside_and_apart(void)
 {
@@ -65,8 +65,6 @@ void prove_records_are_inside_and_apart(void)
 	const struct aior_table *table = &capsule.table;
 	struct extent_of rings, polls, threads;
 
-	suppose((table->ring_count | table->poll_count | table->thread_count) < 16);
-	suppose((table->ring_stride | table->poll_stride | table->thread_stride) < 1u << 10);
 	suppose(!check_extents(&capsule, NULL));
 	rings.start = table->rings;
 	rings.end = rings.start + (uint64_t)table->ring_count * table->ring_stride;
