@@ -6,7 +6,7 @@ WORKERS := worker $(patsubst %,worker-%,$(filter $(BLOB_ARCHES),$($(HOST_ARCH).a
 FUSE_SERVER := $(if $(wildcard /usr/include/fuse3/fuse.h),fuse-server)
 # What tests/soak/qemu.pm runs in QEMU, where there is a compiler for it.
 QEMU_GUEST := $(if $(filter i386,$(BLOB_ARCHES)),qemu-guest)
-CLI_FIXTURES := $(addprefix $(BUILD)/tests/,leaver strike tracer refuse-inside.so misbehave hostile api.t checkpointed container-program $(WORKERS) $(FUSE_SERVER) $(QEMU_GUEST))
+CLI_FIXTURES := $(addprefix $(BUILD)/tests/,leaver strike tracer itself refuse-inside.so misbehave hostile api.t checkpointed container-program $(WORKERS) $(FUSE_SERVER) $(QEMU_GUEST))
 CRIU_TESTS := tests/images.t tests/criu.t tests/criu-beside-plain.t 'tests/container.sh runc' 'tests/podman.sh runc'
 CLI_TESTS := $(BUILD)/tests/api.t tests/cli.t tests/dump.t tests/run.t tests/corpus.t tests/hostile.t tests/hostile-images.t \
 	tests/stage.t tests/stage-refused.t tests/rights.t tests/host-dies.t tests/killed.t tests/failing.t tests/struck.t tests/misbehaving.t tests/fuse.t $(CRIU_TESTS) \
@@ -40,6 +40,11 @@ $(BUILD)/tests/refuse-inside.so: tests/refuse-inside.c tests/errnos.h tests/cli.
 $(BUILD)/tests/tracer: tests/tracer.c $(BUILD)/libaio-restorer.a tests/cli.mk
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) -pthread $(LDFLAGS) -o $@ $(filter %.c %.a,$^)
+
+# A program that stages and restores itself, while its calls fail.
+$(BUILD)/tests/itself: tests/itself.c tests/strike.h $(BUILD)/libaio-restorer.a tests/cli.mk
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_COMMON) $(CPPFLAGS) $(CFLAGS_COMMON) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.c %.a,$^)
 
 # Without a library of its own, so that no more than a compiler is needed for it.
 # $(1) the program, $(2) the compiler, $(3) flags

@@ -23,22 +23,23 @@ srand $seed;
 my $strike = "$BUILD/tests/strike";
 
 # What comes before the tool has looked at anything is the dynamic linker's.
-my $first = () = calls_of(0, '--version');
+my $first = () = calls_of({}, '--version');
 
-# The command, with the call that is to fail: one of the tool's, or (is_inside) one that its process makes for it.
+# The command, with the call that is to fail: one of the tool's (or of the `program`), or (is_inside) one that its process
+# makes for it.
 sub failing
 {
-    my ($is_inside, $log, $case, @command) = @_;
-    return ('env', "REFUSE_INSIDE=@{ $case // [ 0, 0 ] } $log", 'LD_PRELOAD=' . rel2abs("$BUILD/tests/refuse-inside.so"), $TOOL, @command) if $is_inside;
-    return ($strike, '--log', $log, $case ? ('--refuse', @$case) : (), $TOOL, @command);
+    my ($options, $log, $case, @command) = @_;
+    return ('env', "REFUSE_INSIDE=@{ $case // [ 0, 0 ] } $log", 'LD_PRELOAD=' . rel2abs("$BUILD/tests/refuse-inside.so"), $TOOL, @command) if $options->{is_inside};
+    return ($strike, $options->{program} ? '--marked' : (), '--log', $log, $case ? ('--refuse', @$case) : (), $options->{program} // $TOOL, @command);
 }
 
 # How many errors each call can have.
 sub calls_of
 {
-    my ($is_inside, @command) = @_;
+    my ($options, @command) = @_;
     my $log = fresh('.calls');
-    run_command(failing($is_inside, $log, undef, @command));
+    run_command(failing($options, $log, undef, @command));
     my @errnos = slurp($log) =~ /^\d+ \d+ (\d+) /mg;
     unlink $log;
     return @errnos;
@@ -69,9 +70,9 @@ sub why_bad_message
 # The tool with one call that fails; what it ends with, and which call that was.
 sub run_failing
 {
-    my ($is_inside, $case, @command) = @_;
+    my ($options, $case, @command) = @_;
     my $log = fresh('.calls');
-    my $result = run_command(failing($is_inside, $log, $case, @command));
+    my $result = run_command(failing($options, $log, $case, @command));
     my %call = (text => "call $case->[0] is not made", nr => '', is_gone => 0);
     if (slurp($log) =~ /^\d+ \d+ \d+ ((\d+)\(.*)\nfails with (\d+)$/m) {
         local $! = $3;
@@ -90,18 +91,18 @@ sub refuse_each
     # (One that has been lost is another process afterwards.)
     my $command = sub { return map { $_ eq 'PIDS' ? pids() : $_ } @words };
     my @wrong = $options->{before} ? $options->{before}->() : ();
-    my @errnos = calls_of($options->{is_inside}, $command->());
+    my @errnos = calls_of($options, $command->());
     push @wrong, map { $_ // () } $options->{judge}->({ status => 0, err => '', out => '' }, 1);
     my @cases;
     # (Not each run makes as many.)
-    for my $n (($options->{is_inside} ? 1 : $first) .. @errnos) {
+    for my $n (($options->{is_inside} || $options->{program} ? 1 : $first) .. @errnos) {
         push @cases, map { [ $n, $_ ] } 0 .. $errnos[ $n - 1 ] - 1;
     }
     @cases = (shuffle @cases)[0 .. $faults - 1] if $faults ne 'all' && $faults < @cases;
     my ($failed, $succeeded, $broke) = (0, 0, 0);
     for my $case (sort { $a->[0] <=> $b->[0] || $a->[1] <=> $b->[1] } @cases) {
         my @why = $options->{before} ? $options->{before}->() : ();
-        my ($result, $call) = run_failing($options->{is_inside}, $case, $command->());
+        my ($result, $call) = run_failing($options, $case, $command->());
         push @why, map { $_ // () } why_bad_message($result, $call), $options->{judge}->($result, 0);
         $result->{status} ? $failed++ : $succeeded++;
         $broke++ if @why;
@@ -320,6 +321,13 @@ test_stage_and_restore('two processes: ');
 have_workers(1, '--rings', 2, '--heir', 'idle');
 refuse_each('with an heir: stage', { judge => \&judge_stage }, 'stage', 'PIDS');
 done_with_workers();
+
+# ---- a process that does it to itself ----
+
+my $itself = { program => "$BUILD/tests/itself", judge => sub { my ($result) = @_; return $result->{status} ? "status $result->{status}: $result->{out}" : () } };
+for my $words ([], ['compact'], ['room']) {
+    refuse_each(join(' ', 'itself:', @$words), $itself, @$words);
+}
 
 note("said $said{$_} times: $_") for sort keys %said;
 done_testing;

@@ -3,7 +3,7 @@
  * Runs a command, and at its n-th system call, counted over all its threads, lets something happen:
  *
  *   strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | --refuse N I | --run N ACTION |
- *          --tear N PIECES] [--only CALL] [--alone] [--log FILE] COMMAND...
+ *          --tear N PIECES] [--only CALL] [--alone] [--marked] [--log FILE] COMMAND...
  *
  * --kill      SIGKILL when the call is about to be made; it is not made. So it comes right behind all that came
  *             before, too.
@@ -13,6 +13,7 @@
  * --run       this command of a shell runs to its end when it is about to be made.
  * --tear      it writes so many of its pieces (process_vm_writev; PTRACE_SET_SYSCALL_INFO), and then comes SIGKILL.
  * --only CALL no others are counted: see the table below.
+ * --marked    none is counted but where the program says so: tests/strike.h.
  * --refuse    the same with the I-th of the errors that this call can have, counted from 0 (and from there again,
  *             if it has fewer): tests/errnos.h.
  * --alone     its children are not followed, which it may want to trace itself; nor are its threads.
@@ -143,11 +144,8 @@ static int is_seen_by_others(uint64_t nr)
 	return 0;
 }
 
-static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
+static void count_call(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
 {
-	strike->is_over |= info->entry.nr == STRIKE_NO_MORE;
-	if (strike->is_over || !is_counted(strike, info))
-		return;
 	strike->calls++;
 	if (!strike->arch)
 		strike->arch = info->arch;
@@ -176,6 +174,14 @@ static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_i
 		begin_to_tear(strike, tid, info);
 	if (strike->kind >= FAIL && info->arch == strike->arch)
 		begin_to_fail(strike, tid, info);
+}
+
+static void at_entry(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
+{
+	if (info->entry.nr == STRIKE_FROM_HERE || info->entry.nr == STRIKE_NO_MORE)
+		strike->is_over = info->entry.nr == STRIKE_NO_MORE;
+	else if (!strike->is_over && is_counted(strike, info))
+		count_call(strike, tid, info);
 }
 
 static void at_exit(struct strike *strike, pid_t tid, struct __ptrace_syscall_info *info)
@@ -299,6 +305,10 @@ int main(int argc, char **argv)
 			strike.is_alone = 1;
 			continue;
 		}
+		if (!strcmp(option, "marked")) {
+			strike.is_over = 1;
+			continue;
+		}
 		strike.kind = !strcmp(option, "kill")     ? KILL
 			      : !strcmp(option, "late")   ? LATE
 			      : !strcmp(option, "signal") ? SIGNAL
@@ -316,7 +326,7 @@ int main(int argc, char **argv)
 	if (i >= argc) {
 		fputs("usage: strike [--kill N | --late N USEC | --signal N SIG | --fail N ERRNO | "
 		      "--refuse N I | --run N ACTION | --tear N PIECES] [--only CALL] [--alone] "
-		      "[--log FILE] COMMAND...\n",
+		      "[--marked] [--log FILE] COMMAND...\n",
 		    stderr);
 		if (strike.log)
 			fclose(strike.log);
