@@ -138,53 +138,8 @@ struct ring_search {
 	uint32_t room, count;
 	uint64_t slots, pending;
 	size_t inherited;
-	struct keeping *keeping; /* NULL: nothing is kept behind them */
 	struct aior_error *error;
 };
-
-/* Address space behind live rings, which are the same ones each time that they are looked for. */
-struct keeping {
-	uint32_t cpus; /* 0: none is wanted */
-	int gives_back;
-	struct aior_report *report;
-	size_t next; /* of those without */
-};
-
-/* How long it would be there, if room is kept for that. */
-static uint64_t kept_len(struct keeping *keeping, uint64_t addr, uint64_t len)
-{
-	const struct aior_report *report = keeping->report;
-	uint64_t wanted = keeping->cpus ? aior_len_for(keeping->cpus, len) : len;
-
-	if (keeping->next == report->no_room_count || report->no_room[keeping->next] != addr)
-		return wanted > len ? wanted : len;
-	keeping->next++;
-	return len;
-}
-
-static void keep_behind(struct keeping *keeping, uint64_t addr, uint64_t len)
-{
-	char *end = (char *)(uintptr_t)(addr + len);
-	struct aior_report *report = keeping->report;
-	uint64_t wanted;
-	void *got;
-
-	if (keeping->gives_back) {
-		wanted = kept_len(keeping, addr, len);
-		if (wanted > len)
-			munmap(end, (size_t)(wanted - len));
-		return;
-	}
-	wanted = aior_len_for(keeping->cpus, len);
-	if (wanted <= len)
-		return;
-	got = map(end, wanted - len, PROT_NONE, MAP_FIXED_NOREPLACE | MAP_NORESERVE);
-	if (got == end)
-		return;
-	if (got)
-		munmap(got, (size_t)(wanted - len));
-	report->no_room[report->no_room_count++] = addr;
-}
 
 static int list_ring(struct ring_search *search)
 {
@@ -205,8 +160,6 @@ static int list_ring(struct ring_search *search)
 		search->records[search->count] = (struct aior_ring_record){
 		    .addr = mapping->start, .len = len, .prot = mapping->prot};
 	}
-	if (search->keeping)
-		keep_behind(search->keeping, mapping->start, len);
 	search->count++;
 	return 0;
 }
@@ -469,7 +422,10 @@ static int stage_rings(struct making *making, struct aior_report *report, struct
 	};
 	struct aior_args args = args_for(table, making->scratch);
 
-	if (find_rings(&search)) {
+	if (find_rings(&search) ||
+	    (search.count < table->ring_count &&
+		aior_fail(error, EBUSY, "ring",
+		    "a ring has just been destroyed: all other threads must stand still"))) {
 		unmake(making);
 		return -1;
 	}
@@ -485,33 +441,85 @@ static int stage_rings(struct making *making, struct aior_report *report, struct
 	return 0;
 }
 
-/* Keeps room behind the live rings; or gives it back. */
-static int keep_room(struct keeping *keeping, int gives_back, struct aior_error *error)
+/* Address space behind live rings. */
+struct keeping {
+	uint32_t cpus; /* that it is for; 0: none is wanted */
+	uint32_t count;
+	struct aior_ring_record
+	    *records; /* of the rings: `room` is what is kept behind them, or 0 */
+	uint64_t bytes;
+};
+
+static void keep_behind(
+    const struct keeping *keeping, struct aior_ring_record *record, struct aior_report *report)
 {
-	struct ring_search search = {.keeping = keeping, .error = error};
+	char *end = (char *)(uintptr_t)(record->addr + record->len);
+	uint64_t wanted = aior_len_for(keeping->cpus, record->len);
+	void *got;
+
+	if (wanted <= record->len)
+		return;
+	got = map(end, wanted - record->len, PROT_NONE, MAP_FIXED_NOREPLACE | MAP_NORESERVE);
+	if (got == end) {
+		record->room = wanted;
+		return;
+	}
+	if (got)
+		munmap(got, (size_t)(wanted - record->len));
+	report->no_room[report->no_room_count++] = record->addr;
+}
+
+/* Of so many rings. Whether it fails or not, end_keeping() comes after it. */
+static int keep_room(
+    struct keeping *keeping, uint32_t count, struct aior_report *report, struct aior_error *error)
+{
+	struct ring_search search = {.room = count, .error = error};
 
 	if (!keeping->cpus)
 		return 0;
-	keeping->gives_back = gives_back;
-	keeping->next = 0;
-	return find_rings(&search);
+	keeping->bytes = whole_pages((uint64_t)count * sizeof(*keeping->records));
+	keeping->records =
+	    map(find_apart(keeping->bytes), keeping->bytes, PROT_READ | PROT_WRITE, 0);
+	if (!keeping->records)
+		return aior_fail(error, errno, "capsule", "there is no memory to list %u rings: %s",
+		    count, aior_errno_text(errno));
+	search.records = keeping->records;
+	if (find_rings(&search))
+		return -1;
+	keeping->count = search.count;
+	for (uint32_t i = 0; i < keeping->count; i++)
+		keep_behind(keeping, &keeping->records[i], report);
+	return 0;
 }
 
-/* Now that they are staged, their records say so. */
-static void note_room(struct keeping *keeping, struct aior_table *table)
+/* What is kept stays, as the records of a capsule then say; or, without one, goes. */
+static void end_keeping(struct keeping *keeping, struct aior_table *table)
 {
-	keeping->next = 0;
-	for (uint32_t i = 0; keeping->cpus && i < table->ring_count; i++) {
-		struct aior_ring_record *record = (void *)aior_capsule_ring(table, table, i);
-		uint64_t len = kept_len(keeping, record->addr, record->len);
+	for (uint32_t i = 0, k = 0; i < keeping->count; i++) {
+		const struct aior_ring_record *kept = &keeping->records[i];
+		struct aior_ring_record *record;
 
-		record->room = len > record->len ? len : 0;
+		if (!kept->room)
+			continue;
+		while (table && k < table->ring_count &&
+		       aior_capsule_ring(table, table, k)->addr < kept->addr)
+			k++;
+		record = table && k < table->ring_count
+			     ? (struct aior_ring_record *)aior_capsule_ring(table, table, k)
+			     : NULL;
+		if (record && record->addr == kept->addr)
+			record->room = kept->room;
+		else
+			munmap((char *)(uintptr_t)kept->addr + kept->len,
+			    (size_t)(kept->room - kept->len));
 	}
+	if (keeping->records)
+		munmap(keeping->records, (size_t)keeping->bytes);
 }
 
 static int stage(uint32_t cpus, struct aior_report *report, struct aior_error *error)
 {
-	struct keeping keeping = {.cpus = cpus, .report = report};
+	struct keeping keeping = {.cpus = cpus};
 	struct ring_search search = {.error = error};
 	struct aior_capsule capsule;
 	struct making making;
@@ -535,12 +543,12 @@ static int stage(uint32_t cpus, struct aior_report *report, struct aior_error *e
 			 find_apart(search.count * sizeof(*report->no_room)), error)) ||
 	    aior_reserve_lost(report, search.slots, error))
 		return -1;
-	if (keep_room(&keeping, 0, error) || make(&making, &search, error) ||
+	if (keep_room(&keeping, search.count, report, error) || make(&making, &search, error) ||
 	    stage_rings(&making, report, error)) {
-		keep_room(&keeping, 1, NULL);
+		end_keeping(&keeping, NULL);
 		return -1;
 	}
-	note_room(&keeping, making.table);
+	end_keeping(&keeping, making.table);
 	aior_trim_no_room(report);
 	report->inherited_count = search.inherited;
 	return 0;
