@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
+#include <elf.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
+#include "names.h"
 
 /* One more element of `size` bytes, zeroed, at the end of an array that doubles as it grows. */
 static void *add(void **array, size_t *count, size_t size)
@@ -75,6 +77,9 @@ static int by_address(const void *a, const void *b)
 
 int aior_sort_rings(struct aior_image *image, struct aior_error *error)
 {
+	const struct aior_arch_elf *elf = aior_arch_elf(image->arch);
+	const struct aior_ring *last;
+
 	if (image->ring_count)
 		qsort(image->rings, image->ring_count, sizeof(*image->rings), by_address);
 	for (size_t i = 1; i < image->ring_count; i++) {
@@ -84,6 +89,10 @@ int aior_sort_rings(struct aior_image *image, struct aior_error *error)
 			return aior_fail_ring(error, EINVAL, "image", image->rings[i].addr,
 			    "overlaps the ring at 0x%llx", (unsigned long long)before->addr);
 	}
+	last = image->ring_count ? &image->rings[image->ring_count - 1] : NULL;
+	if (last && elf && elf->class == ELFCLASS32 && last->addr + last->len - 1 > UINT32_MAX)
+		return aior_fail_ring(error, EINVAL, "image", last->addr,
+		    "lies where a process of 32 bits has no memory");
 	return 0;
 }
 
