@@ -115,6 +115,11 @@ int aior_not_allowed(const struct aior_process *process, int err, struct aior_er
 int aior_task_has_exited(pid_t task);
 /* Whether a signal has stopped it, which shows as a trap when it is traced: it is on its way back to its program. */
 int aior_task_is_stopped(pid_t task);
+/*
+ * Whether it runs, or is about to; or that cannot be told. (/proc/TID/syscall takes one that is being woken on another
+ * CPU for one that still waits: TASK_WAKING, kernel/sched/core.c; task_current_syscall(), lib/syscall.c.)
+ */
+int aior_task_runs(pid_t task);
 /* Its mappings; freed with free(). */
 int aior_mappings(const struct aior_process *process, struct aior_mapping **mappings, size_t *count,
     struct aior_error *error);

@@ -300,7 +300,7 @@ static int is_asleep(pid_t tid)
 {
 	uint64_t first;
 
-	return aior_current_call(tid, &first) >= 0;
+	return !aior_task_runs(tid) && aior_current_call(tid, &first) >= 0;
 }
 
 static int has_filter(const struct aior_tracee *thread)

@@ -170,6 +170,13 @@ int aior_task_is_stopped(pid_t task)
 	return !read_stat(task, &stat) && (stat.state == 'T' || stat.state == 't');
 }
 
+int aior_task_runs(pid_t task)
+{
+	struct task_stat stat;
+
+	return read_stat(task, &stat) || stat.state == 'R';
+}
+
 int aior_is_worker(pid_t task)
 {
 	struct task_stat stat;
