@@ -445,8 +445,7 @@ static int stage_rings(struct making *making, struct aior_report *report, struct
 struct keeping {
 	uint32_t cpus; /* that it is for; 0: none is wanted */
 	uint32_t count;
-	struct aior_ring_record
-	    *records; /* of the rings: `room` is what is kept behind them, or 0 */
+	struct aior_ring_record *records; /* `room`: their length with what is kept; or 0 */
 	uint64_t bytes;
 };
 
@@ -481,7 +480,7 @@ static int keep_room(
 	keeping->records =
 	    map(find_apart(keeping->bytes), keeping->bytes, PROT_READ | PROT_WRITE, 0);
 	if (!keeping->records)
-		return aior_fail(error, errno, "capsule", "there is no memory to list %u rings: %s",
+		return aior_fail(error, errno, "memory", "there is no memory to list %u rings: %s",
 		    count, aior_errno_text(errno));
 	search.records = keeping->records;
 	if (find_rings(&search))

@@ -183,9 +183,8 @@ struct aior_thread_record {
 	uint32_t flags;       /* AIOR_THREAD_… */
 	int32_t call;         /* the system call that it was in, as far as that is known; or -1 */
 	uint32_t regs_len;    /* of its registers, as NT_PRSTATUS has them on its architecture */
-	uint32_t
-	    again; /* 1 + the head that the ring gets when they go back, as that has begun; or 0 */
-	uint64_t since; /* when it was stopped, by CLOCK_MONOTONIC, in ns */
+	uint32_t again;       /* as they go back: 1 + the head that the ring gets; else 0 */
+	uint64_t since;       /* when it was stopped, by CLOCK_MONOTONIC, in ns */
 	uint8_t regs[328];
 };
 

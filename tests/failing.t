@@ -319,6 +319,11 @@ have_workers(1, '--rings', 2, '--threads', 2, '--state', 'filter');
 test_stage_and_restore('under a filter: ');
 have_workers(2, '--rings', 2, '--threads', 2);
 test_stage_and_restore('two processes: ');
+SKIP: {
+    skip 'no 32-bit worker could be built', 3 if !-x "$BUILD/tests/worker-i386";
+    have_workers(1, { arch => 'i386' }, '--rings', 2, '--threads', 2);
+    test_stage_and_restore('a 32-bit program: ');
+}
 have_workers(1, '--rings', 2, '--heir', 'idle');
 refuse_each('with an heir: stage', { judge => \&judge_stage }, 'stage', 'PIDS');
 done_with_workers();
