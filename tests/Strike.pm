@@ -44,15 +44,15 @@ sub draw
     return sort { $a <=> $b } @calls;
 }
 
-# Runs a command so; {call} is the one at which it happened, or the last.
+# Runs a command so; {call} is the one at which it happened, or the last; {before}, the one before that.
 sub strike
 {
     my %options = ref $_[0] ? %{ shift @_ } : ();
     my @command = @_;
     my $log = fresh('.calls');
     my $result = run_command(\%options, "$BUILD/tests/strike", '--log', $log, @command);
-    ($result->{call}) = slurp($log) =~ /(.*)\n\z/;
-    $result->{call} //= 'none';
+    @$result{qw(before call)} = slurp($log) =~ /(.*)\n(.*)\n\z/;
+    $result->{$_} //= 'none' for qw(before call);
     unlink $log;
     return $result;
 }
