@@ -265,7 +265,7 @@ ends_well($_, '... and ends well') for $good, $bad, $none;
 # In CRIU's hands.
 SKIP: {
     my $why = why_no_criu();
-    skip "CRIU: $why", 8 if $why;
+    skip "CRIU: $why", 13 if $why;
     my $worker = hanging_worker();
     my $begun = time;
     my $dump = criu_dump($worker, env => { AIO_RESTORER_TIMEOUT => 1 });
@@ -274,6 +274,20 @@ SKIP: {
     sleeps_for_good($worker->{pid}, '... all threads sleep');
     storage_answers();
     succeeds('... the storage answers: restore', 'restore', $worker->{pid});
+    goes_on($worker, '... it goes on');
+    ends_well($worker, '... and each request has had its event');
+
+    # What is no number of seconds is no limit.
+    $worker = hanging_worker();
+    my $images = images();
+    my $criu = start({ quiet => 1 }, 'env', 'AIO_RESTORER_TIMEOUT=soon', criu_command('dump', $images, 0, '-t', $worker->{pid}, '-R'));
+    sleep 2;
+    is(waitpid($criu->{pid}, POSIX::WNOHANG()), 0, 'CRIU: a limit that is no number: the dump waits');
+    storage_answers();
+    ok(wait_until(sub { waitpid($criu->{pid}, POSIX::WNOHANG()) == $criu->{pid} }), '... and ends when the storage answers');
+    end($criu);
+    # (Such a file system is nothing that CRIU dumps.)
+    like(said($images, 'dump'), qr/rings? are plain memory/, '... with the rings staged');
     goes_on($worker, '... it goes on');
     ends_well($worker, '... and each request has had its event');
 }

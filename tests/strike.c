@@ -86,7 +86,8 @@ static _Noreturn void die(const char *what)
 
 static void set_info(pid_t tid, struct __ptrace_syscall_info *info)
 {
-	if (ptrace(SET_SYSCALL_INFO, tid, (void *)sizeof(*info), info)) {
+	/* (Its parent may have killed it.) */
+	if (ptrace(SET_SYSCALL_INFO, tid, (void *)sizeof(*info), info) && errno != ESRCH) {
 		perror("strike: PTRACE_SET_SYSCALL_INFO");
 		kill(tid, SIGKILL);
 		_exit(125);
