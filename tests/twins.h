@@ -521,14 +521,17 @@ static void settle_in_call(struct twin *twin, struct aio_slot *events, int waits
 {
 	long all = (long)(twin->others + twin->slow), n;
 
-	n = get_events(twin, waits ? all : 0, all, events);
+	/* Stopped by whoever is killed before it could mend the wait, it makes it again. */
+	do
+		n = get_events(twin, waits ? all : 0, all, events);
+	while (self->may_be_short && waits && n == -EINTR);
 	/* Stopped by whoever is killed then, it has what it had taken: like any program, it waits for the others. */
 	while (self->may_be_short && waits && n > 0 && n < all) {
 		long more = get_events(twin, all - n, all - n, events + n);
 
-		if (more < 0)
+		if (more < 0 && more != -EINTR)
 			n = more;
-		else
+		else if (more > 0)
 			n += more;
 	}
 	note("the result of an io_getevents that takes all", (uint64_t)n);
