@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -255,6 +257,7 @@ struct place {
 	int folder;
 	char beside[NAME_MAX +
 		    1]; /* the file's name, which becomes `name`; empty: it has none yet */
+	sigset_t mask;  /* of signals, as the caller has it */
 };
 
 static int open_place(const char *path, struct place *place, struct aior_error *error)
@@ -285,11 +288,17 @@ static int open_place(const char *path, struct place *place, struct aior_error *
 	    error, EINVAL, "write", "%s is there, and not a regular file: it is left alone", path);
 }
 
-/* A name that nobody can have guessed: what is there by that name is none of ours. */
+/*
+ * A name that nobody can have guessed: what is there by that name is none of ours. Signals wait from here on: one that
+ * ended us would leave the file there.
+ */
 static int name_beside(struct place *place)
 {
 	uint64_t random;
+	sigset_t all;
 
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
 		return -1;
 	snprintf(place->beside, sizeof(place->beside), "%.200s.%016llx", place->name,
@@ -384,6 +393,7 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 		return aior_fail(error, EINVAL, "image", "its architecture is not known");
 	if (aior_check_image(image, error) || open_place(path, &place, error))
 		return -1;
+	pthread_sigmask(SIG_BLOCK, NULL, &place.mask);
 	fd = open_file(&place);
 	file = fd < 0 ? NULL : fdopen(fd, "wb");
 	if (file) {
@@ -396,5 +406,6 @@ int aior_write_core(const struct aior_image *image, const char *path, struct aio
 			unlinkat(place.folder, place.beside, 0);
 	}
 	close(place.folder);
+	pthread_sigmask(SIG_SETMASK, &place.mask, NULL);
 	return ret;
 }

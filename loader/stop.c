@@ -19,6 +19,8 @@
 
 #define NS_PER_MS 1000000ull
 #define PATIENCE_NS (10000 * NS_PER_MS)
+/* So long those that are to stop are looked at by turns. */
+#define BUSY_NS (2 * NS_PER_MS)
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_NS (100 * NS_PER_MS)
 /* How often a thread is seized that nobody seems to trace. */
@@ -35,25 +37,6 @@ int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t en
 		aior_nap(NS_PER_MS / 50);
 	}
 	return 1;
-}
-
-static int wait_for_stop(struct aior_tracee *thread, struct aior_error *error)
-{
-	int status;
-
-	switch (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS)) {
-	case 1:
-		thread->is_stopped = 1;
-		thread->signal = aior_signal_in_hand(status);
-		return 0;
-	case 0:
-		return 0; /* it has exited meanwhile */
-	default:
-		return aior_fail(error, ETIMEDOUT, "stop",
-		    "thread %d cannot be stopped: it is in vfork, or waits for "
-		    "a device; try again when it goes on",
-		    (int)thread->tid);
-	}
 }
 
 struct aior_tracee *aior_add_tracee(struct aior_stopped *stopped, pid_t tid)
@@ -241,6 +224,72 @@ static int has_capsule(const struct stopping *stopping)
 	       !memcmp(magic, AIOR_TABLE_MAGIC, sizeof(magic));
 }
 
+/* At once: if we are killed from here on, the wait goes on all the same. */
+static void has_stopped(const struct stopping *stopping, struct aior_tracee *thread, int status)
+{
+	thread->is_stopped = 1;
+	thread->signal = aior_signal_in_hand(status);
+	if (stopping->purpose != AIOR_PARKED)
+		aior_restart_wait(thread, stopping->calls);
+}
+
+/* Takes those that stand by now. Returns how many have neither stopped nor exited. */
+static size_t take_stopped(const struct stopping *stopping, size_t from)
+{
+	const struct aior_stopped *stopped = stopping->stopped;
+	size_t left = 0;
+	int status;
+
+	for (size_t i = from; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+		int found = thread->is_stopped ? -1 : aior_poll_stop(thread->tid, &status);
+
+		left += !found;
+		if (found > 0)
+			has_stopped(stopping, thread, status);
+	}
+	return left;
+}
+
+static int wait_for_stop(const struct stopping *stopping, struct aior_tracee *thread)
+{
+	int status;
+
+	switch (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS)) {
+	case 1:
+		has_stopped(stopping, thread, status);
+		return 0;
+	case 0:
+		return 0; /* it has exited meanwhile */
+	default:
+		return aior_fail(stopping->error, ETIMEDOUT, "stop",
+		    "thread %d cannot be stopped: it is in vfork, or waits for "
+		    "a device; try again when it goes on",
+		    (int)thread->tid);
+	}
+}
+
+/*
+ * Waits for all that have been interrupted. Those that take longer than most, as they wait for a device, come last:
+ * the others' waits must not stay broken for so long.
+ */
+static int wait_for_stops(const struct stopping *stopping, size_t from)
+{
+	const struct aior_stopped *stopped = stopping->stopped;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + BUSY_NS;
+
+	while (take_stopped(stopping, from) && aior_now(CLOCK_MONOTONIC) < end)
+		sched_yield();
+	for (size_t i = from; i < stopped->count; i++) {
+		struct aior_tracee *thread = &stopped->threads[i];
+
+		if ((!thread->is_stopped && wait_for_stop(stopping, thread)) ||
+		    suspend_filter(stopping, thread))
+			return -1;
+	}
+	return 0;
+}
+
 /* All threads that there are now, beside each other. Returns -1, or how many new ones there were. */
 static int stop_more(struct stopping *stopping)
 {
@@ -263,17 +312,9 @@ static int stop_more(struct stopping *stopping)
 		return -1;
 	for (size_t i = before; i < stopped->count; i++)
 		interrupt_thread(stopped, &stopped->threads[i]);
-	for (size_t i = before; i < stopped->count; i++) {
-		struct aior_tracee *thread = &stopped->threads[i];
-		int has_failed = wait_for_stop(thread, stopping->error);
-
-		/* At once: if we are killed from here on, the wait goes on all the same. */
-		if (!has_failed && stopping->purpose != AIOR_PARKED && thread->is_stopped)
-			aior_restart_wait(thread, stopped->calls);
-		if (has_failed || suspend_filter(stopping, thread)) {
-			stopping->has_failed = 1;
-			return -1;
-		}
+	if (wait_for_stops(stopping, before)) {
+		stopping->has_failed = 1;
+		return -1;
 	}
 	return (int)(stopped->count - before);
 }

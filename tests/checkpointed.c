@@ -7,6 +7,7 @@
  *   polls      four polls are in flight, which are then fired: how many events come
  *   wait       a thread waits in io_getevents, for an event which then comes: what the call returns
  *   four       the same for four events, of which two are there; and which they are, if each is not another one
+ *   beside     the same for one event, beside a thread, the first one, that reads and reads (argument: the file)
  *   contexts   1,100 contexts of one request: how many still work
  *   reads      sixteen reads with O_DIRECT are in flight (argument: the file): how many events come, and of those
  *              how many once and with the right data
@@ -135,18 +136,28 @@ static void *wait_for_events(void *unused)
 	_exit(0);
 }
 
-/* So many events come before the checkpoint, and the others behind it. */
-static void wait_with(unsigned before, unsigned all)
+static void start_thread(void *(*run)(void *))
 {
-	const struct timespec moment = {.tv_nsec = 100000000};
 	pthread_t thread;
 
-	wanted = all;
-	make_context(&contexts[0], POLLS);
-	for (unsigned i = 0; i < all; i++)
-		submit_poll(contexts[0], i);
-	if (pthread_create(&thread, NULL, wait_for_events, NULL))
+	if (pthread_create(&thread, NULL, run, NULL))
 		fail("pthread_create");
+}
+
+static void start_wait(unsigned events)
+{
+	wanted = events;
+	make_context(&contexts[0], POLLS);
+	for (unsigned i = 0; i < events; i++)
+		submit_poll(contexts[0], i);
+	start_thread(wait_for_events);
+}
+
+/* So many events come before the checkpoint, and the others behind it. */
+static void go_on(unsigned before, unsigned all)
+{
+	const struct timespec moment = {.tv_nsec = 100000000};
+
 	nanosleep(&moment, NULL);
 	for (unsigned i = 0; i < before; i++)
 		fire(i);
@@ -161,13 +172,35 @@ static void wait_with(unsigned before, unsigned all)
 static void run_wait(const char *file)
 {
 	(void)file;
-	wait_with(0, 1);
+	start_wait(1);
+	go_on(0, 1);
 }
 
 static void run_four(const char *file)
 {
 	(void)file;
-	wait_with(2, 4);
+	start_wait(4);
+	go_on(2, 4);
+}
+
+static void *go_on_with_one(void *unused)
+{
+	go_on(0, 1);
+	return unused;
+}
+
+static void run_beside(const char *path)
+{
+	void *bytes = aligned_alloc(4096, 4096);
+	int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+	if (fd < 0 || !bytes)
+		fail(path);
+	start_wait(1);
+	start_thread(go_on_with_one);
+	while (pread(fd, bytes, 4096, 0) >= 0)
+		;
+	fail("pread");
 }
 
 static void run_contexts(const char *file)
@@ -234,6 +267,7 @@ int main(int argc, char **argv)
 	    {"polls", run_polls},
 	    {"wait", run_wait},
 	    {"four", run_four},
+	    {"beside", run_beside},
 	    {"contexts", run_contexts},
 	    {"reads", run_reads},
 	};

@@ -303,6 +303,22 @@ storage_answers();
 ok(wait_until(sub { state_of($hung->{pid}) eq 'Z' }), '... and it goes on');
 waitpid $hung->{pid}, 0;
 is($?, 0, '... and its read succeeds');
-end($_) for $hung, $server;
+end($hung);
+
+# A thread that hangs in a read is waited for, until the tool is killed: the wait that its stop has broken goes on.
+{
+    my $run = start({ quiet => 1 }, "$BUILD/tests/checkpointed", 'beside', "$folder/file");
+    is(answer($run), "ready\n", 'a thread reads, and another one waits for an event');
+    storage_hangs();
+    my $tool = start({ quiet => 1 }, $TOOL, 'stage', $run->{pid});
+    sleep 0.5;
+    is(waitpid($tool->{pid}, POSIX::WNOHANG()), 0, "... its storage hangs: stage waits for it");
+    end($tool);
+    kill 'USR1', $run->{pid};
+    is(answer($run), "1 of 1 events\n", '... it is killed, and the other one gets its event');
+    storage_answers();
+    end($run);
+}
+end($server);
 
 done_testing;

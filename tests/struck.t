@@ -146,16 +146,24 @@ sub signaled
             run_tool('stage', $pid) if $command eq 'restore';
             my $last = calls_of($TOOL, @command);
             run_tool('restore', $pid);
-            for my $n (draw(8, $first .. $last + 5)) {
+            my @cases = map { [ '--signal', $_ ] } draw(8, $first .. $last + 5);
+            # The file that takes the place of another one has a name of its own for a moment.
+            if ($command eq 'dump') {
+                run_tool(@command);
+                push @cases, map { [ '--only', 'linkat', '--signal', $_ ] } 1, 2;
+            }
+            for my $when (@cases) {
                 run_tool('stage', $pid) if $command eq 'restore';
-                my $result = strike('--signal', $n, $signals{$signal}, $TOOL, @command);
-                my $case = "call $n ($result->{call})";
+                my $result = strike(@$when, $signals{$signal}, $TOOL, @command);
+                my $case = "@$when ($result->{call})";
                 $ends{ $result->{status} }++;
                 my $why = why_not_as_said($result->{status}, $command, $pid);
                 push @wrong, "$case: $why: $result->{err}" if $why;
                 push @wrong, "$case: it says nothing" if $result->{status} =~ /^[13]$/ && $result->{err} !~ /\Aaio-restorer: .*\n\z/;
                 push @wrong, "$case: ended by another signal: $result->{status}" if $result->{status} > 128 && $result->{status} != 128 + $signals{$signal};
-                push @wrong, "$case: it has left @{[ glob \"$core.*\" ]}" if glob "$core.*";
+                my @left = glob "$core.*";
+                push @wrong, "$case: it has left @left" if @left;
+                unlink @left;
                 my $finished = run_tool('restore', $pid);
                 push @wrong, "$case: restore: $finished->{err}" if $finished->{status};
                 $why = why_not_well($worker, $before);
