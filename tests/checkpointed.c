@@ -5,6 +5,7 @@
  * restored; then it prints one line, and ends.
  *
  *   polls      four polls are in flight, which are then fired: how many events come
+ *   file       a poll of a file (argument) is in flight, which is then cancelled: how many events come
  *   wait       a thread waits in io_getevents, for an event which then comes: what the call returns
  *   four       the same for four events, of which two are there; and which they are, if each is not another one
  *   beside     the same for one event, beside a thread, the first one, that reads and reads (argument: the file)
@@ -111,6 +112,26 @@ static void run_polls(const char *file)
 	for (unsigned i = 0; i < POLLS; i++)
 		fire(i);
 	printf("%ld of %d events\n", get_events(contexts[0], POLLS, 2 * POLLS, events, 2), POLLS);
+}
+
+static void run_file(const char *path)
+{
+	struct io_event events[2];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		fail(path);
+	make_context(&contexts[0], 1);
+	iocbs[0] = (struct iocb){.aio_lio_opcode = IOCB_CMD_POLL,
+	    .aio_fildes = (uint32_t)fd,
+	    .aio_buf = POLLIN,
+	    .aio_data = 1};
+	if (submit(contexts[0], &iocbs[0]) != 1)
+		fail("io_submit");
+	be_checkpointed();
+	if (syscall(SYS_io_cancel, contexts[0], &iocbs[0], &events[0]) && errno != EINPROGRESS)
+		fail("io_cancel");
+	printf("%ld of 1 events\n", get_events(contexts[0], 1, 2, events, 2));
 }
 
 static long wanted;
@@ -265,6 +286,7 @@ int main(int argc, char **argv)
 		void (*run)(const char *file);
 	} kinds[] = {
 	    {"polls", run_polls},
+	    {"file", run_file},
 	    {"wait", run_wait},
 	    {"four", run_four},
 	    {"beside", run_beside},

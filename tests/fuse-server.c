@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A file system of one file, whose reads are answered by this process: while it is stopped (SIGSTOP) they
+ * A file system of one file, whose reads and polls are answered by this process: while it is stopped (SIGSTOP) they
  * hang, as those of a network file system do whose server is gone.
  *
  *	fuse-server FILE FOLDER
@@ -74,11 +74,24 @@ static int serve_read(
 	return n < 0 ? -errno : (int)n;
 }
 
+/* There is never anything new in it, which a poll of it is told each time. */
+static int serve_poll(
+    const char *path, struct fuse_file_info *info, struct fuse_pollhandle *handle, unsigned *events)
+{
+	(void)path;
+	(void)info;
+	if (handle)
+		fuse_pollhandle_destroy(handle);
+	*events = 0;
+	return 0;
+}
+
 static const struct fuse_operations operations = {
     .init = serve_init,
     .getattr = serve_getattr,
     .open = serve_open,
     .read = serve_read,
+    .poll = serve_poll,
 };
 
 int main(int argc, char **argv)

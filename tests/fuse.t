@@ -319,6 +319,28 @@ end($hung);
     storage_answers();
     end($run);
 }
+
+# A blob that comes to no end, as the poll that it makes again is one of such a file: it is left at it, and ends when it can.
+{
+    my $run = start("$BUILD/tests/checkpointed", 'file', "$folder/file");
+    is(answer($run), "ready\n", 'a poll of a file is in flight');
+    succeeds('... stage', 'stage', $run->{pid});
+    storage_hangs();
+    my $begun = time;
+    my $result = run_tool({ seconds => 100 }, 'restore', '--timeout', 1, $run->{pid});
+    my $took = time - $begun;
+    is($result->{status}, 3, '... its storage hangs: restore gives up, with exit status 3');
+    like($result->{err}, qr/\Aaio-restorer: .*\bprocess $run->{pid} is still being restored.*stays parked.*\n\z/, '... and says why, and how to go on');
+    ok($took >= 1 && $took < 60, '... in time') or diag("$took s");
+    sleeps_for_good($run->{pid}, '... it sleeps');
+    is(slurp("/proc/$run->{pid}/status") =~ /^TracerPid:\s*(\d+)/m && $1, 0, '... and nobody traces it');
+    storage_answers();
+    succeeds('... it answers: restore', 'restore', $run->{pid});
+    is_deeply([ journal($run->{pid}) ], [], '... nothing is left behind outside of it');
+    kill 'USR1', $run->{pid};
+    is(answer($run), "1 of 1 events\n", '... and the poll has one event');
+    end($run);
+}
 end($server);
 
 done_testing;

@@ -165,11 +165,11 @@ sub scribble_at_calls
         $ends{ $result->{status} }++;
         my $why = why_wrong($result);
         push @wrong, "call $n ($result->{call}), $what of $pid, $number: $why $result->{err}" if $why;
-        # What is left of it can be looked at, and restored or not.
-        for (qw(list restore)) {
-            $result = run_tool({ seconds => 40 }, $_, $pid);
-            $why = $_ eq 'list' && $result->{status} < 2 && $result->{status} >= 0 ? undef : why_wrong($result);
-            push @wrong, "after call $n, $what, $number: $_: $why" if $why;
+        # What is left of it can be looked at, and restored or not. (Of one that says for good that it is being staged, not.)
+        for ([ 'list' ], [ 'restore', '--timeout', 3 ]) {
+            $result = run_tool({ seconds => 40 }, @$_, $pid);
+            $why = $_->[0] eq 'list' && $result->{status} < 2 && $result->{status} >= 0 ? undef : why_wrong($result);
+            push @wrong, "after call $n, $what, $number: $_->[0]: $why" if $why;
         }
         end($victim);
         push @wrong, "call $n ($result->{call}): left behind: @{[ journal($pid) ]}" if journal($pid);
