@@ -442,6 +442,8 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 		unmap_ours(&injection, journal);
 		aior_inject_end(&injection);
 	}
+	/* As long as the journal says how: whoever comes next, if we die, does not know. */
+	aior_put_back(thread);
 }
 
 int aior_journal_recover(const struct aior_process *process, struct aior_error *error)

@@ -58,9 +58,12 @@ static const struct call {
 } calls[] = {
     {"openat", SYS_openat, -1},
     {"linkat", SYS_linkat, -1},
+    {"unlinkat", SYS_unlinkat, -1},
     {"renameat", RENAME, -1},
     {"ptrace", SYS_ptrace, -1},
     {"seize", SYS_ptrace, PTRACE_SEIZE},
+    {"setsigmask", SYS_ptrace, PTRACE_SETSIGMASK},
+    {"setregset", SYS_ptrace, PTRACE_SETREGSET},
     {"process_vm_readv", SYS_process_vm_readv, -1},
     {"process_vm_writev", SYS_process_vm_writev, -1},
 };

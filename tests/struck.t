@@ -34,6 +34,15 @@ sub verdict
     return;
 }
 
+# The calls that a command makes, as strike has them: a line for each.
+sub log_of
+{
+    my @command = @_;
+    my $log = fresh('.calls');
+    run_command("$BUILD/tests/strike", '--log', $log, @command);
+    return split /\n/, slurp($log);
+}
+
 # What `list` says: how many rings are in which state, or what was wrong.
 sub listed
 {
@@ -446,6 +455,45 @@ sub tracer_killed
 
 # ---- looked at twice ----
 
+# The first one dies when a thread is where the program never was, which its journal says; the second one while it puts that
+# thread back.
+sub put_back_twice
+{
+    my $worker = worker('--rings', 2, '--threads', 12);
+    my $pid = $worker->{pid};
+    my $before = look_of($pid);
+    my @numbers;
+    for my $call ('linkat', 'unlinkat') {
+        push @numbers, map { / (\d+)\(/ } (log_of('--only', $call, $TOOL, 'stage', $pid))[0];
+        run_tool('restore', $pid);
+    }
+    my @calls = log_of($TOOL, 'stage', $pid);
+    run_tool('restore', $pid);
+    my ($named, $removed) = map { my $nr = $_; grep { $calls[$_] =~ / $nr\(/ } 0 .. $#calls } @numbers;
+    my (%ends, @wrong);
+    for my $only ('setsigmask', 'setregset') {
+        for my $n (draw(15, $named + 2 .. $removed + 5)) {
+            my $result = strike('--kill', $n, $TOOL, 'stage', $pid);
+            # It may have come to its end before that, and have none any more.
+            my $has_journal = journal($pid);
+            my $case = "call $n ($result->{call})";
+            $result = strike('--only', $only, '--kill', 1 + int rand 4, $TOOL, (qw(stage restore))[ rand 2 ], $pid);
+            $ends{ ($has_journal ? '' : 'no journal, ') . ($result->{status} == 137 ? 'killed twice' : 'killed') }++;
+            for my $finish ('stage', 'restore') {
+                my $finished = run_tool($finish, $pid);
+                push @wrong, "$case, $only: $finish: $finished->{err}" if $finished->{status};
+            }
+            my $why = why_not_well($worker, $before);
+            push @wrong, "$case, $only: $why" if $why;
+            last if @wrong;
+        }
+    }
+    verdict('two tools killed, the second one while it puts a thread back', \@wrong, \%ends);
+    ok($ends{'killed twice'}, '... that is where it was killed');
+    ends_well($worker, '... each request has had its event');
+    return;
+}
+
 # Any thread may be the one that works, and be it again when somebody else looks. {heir}: it is a child, which has a pid of its own.
 sub looked_at_twice
 {
@@ -585,11 +633,10 @@ sub waiting
         end($run);
         # Which call writes several pieces of memory, and how many.
         my @only = ('--only', 'process_vm_writev');
-        my $log = fresh('.calls');
         $run = $start->();
-        run_command("$BUILD/tests/strike", @only, '--log', $log, $TOOL, 'stage', $run->{pid});
+        my @log = log_of(@only, $TOOL, 'stage', $run->{pid});
         end($run);
-        my ($given_back) = grep { $_->[1] > 1 } map { /^(\d+) .*\(\w+, \w+, (\w+)/ ? [ $1, hex $2 ] : () } split /\n/, slurp($log);
+        my ($given_back) = grep { $_->[1] > 1 } map { /^(\d+) .*\(\w+, \w+, (\w+)/ ? [ $1, hex $2 ] : () } @log;
         is($given_back ? 1 : 0, $kind eq 'four' ? 1 : 0, "$kind: what the wait has taken is given back, if it has taken something");
         my @cases = map { [ '--kill', $_ ] } draw(25, $first .. $last + 2);
         push @cases, map { [ @only, '--tear', $given_back->[0], $_ ] } 1 .. $given_back->[1] if $given_back;
@@ -721,6 +768,7 @@ my %parts = (
     criu     => \&criu,
     tracer   => \&tracer_killed,
     twice    => \&looked_at_twice,
+    back     => \&put_back_twice,
     elsewhere => \&seen_from_elsewhere,
     list     => \&list_says,
     growing  => \&growing,
