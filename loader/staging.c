@@ -122,6 +122,7 @@ static int take_up(
 	};
 	struct aior_injection injection;
 	struct aior_outcome own = {0};
+	uint32_t state;
 	int ret;
 
 	if (!capsule->table.thread_count) {
@@ -139,13 +140,15 @@ static int take_up(
 		aior_parked_free(&parked);
 		return -1;
 	}
+	/* (It may have come to the end since `capsule` was read.) */
+	state = parked.capsule.table.state;
 	ret = 1;
-	if (capsule->table.state != AIOR_TABLE_PREPARED && !parked.injected) {
+	if (state != AIOR_TABLE_PREPARED && !parked.injected) {
 		ret = aior_nobody_parked(&parked, error);
 		aior_parked_free(&parked);
 		return ret;
 	}
-	if (capsule->table.state == AIOR_TABLE_PREPARED || aior_parked_is_live(&parked)) {
+	if (state == AIOR_TABLE_PREPARED || aior_parked_is_live(&parked)) {
 		ret = aior_unpark(&parked, error);
 	} else if (aior_parked_finish(&parked) || aior_parked_adopt(&parked, &injection, NULL)) {
 		aior_leave_parked(parked.stopped);

@@ -647,7 +647,7 @@ kill_it($some);
 for my $round (1 .. $rounds) {
     my ($pid, $keep) = leaver();
     my $n = int($calls * (0.3 + 0.6 * rand));
-    system "$strike --only ptrace --log /dev/null --kill $n $tool stage $pid 2>/dev/null";
+    system "$strike --only ptrace --log /dev/null --kill $n $tool stage $pid >/dev/null 2>&1";
     my @journal = glob "/run/aio-restorer/$pid-*";
     $met += @journal;
     kill_it($pid);

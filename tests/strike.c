@@ -62,6 +62,7 @@ static const struct call {
     {"renameat", RENAME, -1},
     {"ptrace", SYS_ptrace, -1},
     {"seize", SYS_ptrace, PTRACE_SEIZE},
+    {"cont", SYS_ptrace, PTRACE_CONT},
     {"setsigmask", SYS_ptrace, PTRACE_SETSIGMASK},
     {"setregset", SYS_ptrace, PTRACE_SETREGSET},
     {"process_vm_readv", SYS_process_vm_readv, -1},

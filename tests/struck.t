@@ -546,6 +546,44 @@ sub looked_at_twice
     return;
 }
 
+# A blob of a process that is stopped stands still when its tool dies, and begins when somebody looks.
+sub stopped
+{
+    my $worker = worker('--rings', 2, '--threads', 3);
+    my $pid = $worker->{pid};
+    kill 'STOP', $pid;
+    wait_until(sub { state_of($pid) eq 'T' });
+    my $before = look_of($pid);
+    my (%ends, @wrong);
+    for my $only ('cont', 'setsigmask', 'setregset') {
+        my $calls = log_of('--only', $only, $TOOL, 'stage', $pid);
+        run_tool('restore', $pid);
+        for my $case (map { ([ $_, 'stage' ], [ $_, 'restore' ]) } draw(12, 1 .. $calls)) {
+            my ($n, $finish) = @$case;
+            my $name = "$only $n of $calls, $finish";
+            my $result = strike('--only', $only, '--kill', $n, $TOOL, 'stage', $pid);
+            my $finished = run_tool($finish, $pid);
+            push @wrong, "$name: $finished->{err}" if $finished->{status};
+            $ends{ ($result->{status} == 137 ? 'killed' : $result->{status}) . ", then $finish" }++;
+            if ($finish eq 'stage') {
+                my $listed = listed($pid);
+                push @wrong, "$name: $listed" if $listed ne '2 staged';
+                $finished = run_tool('restore', $pid);
+                push @wrong, "$name, restore: $finished->{err}" if $finished->{status};
+            }
+            my $why = why_not_well($worker, $before);
+            push @wrong, "$name: $why" if $why;
+            last if @wrong;
+        }
+    }
+    verdict('stage killed, of a process that is stopped', \@wrong, \%ends);
+    is(state_of($pid), 'T', '... it is stopped still');
+    kill 'CONT', $pid;
+    goes_on($worker, '... and goes on when it is continued');
+    ends_well($worker, '... each request has had its event');
+    return;
+}
+
 # Threads have other numbers for who looks from elsewhere, so those in the capsule say nothing: a restore that fails must leave
 # each where its own record is.
 sub seen_from_elsewhere
@@ -769,6 +807,7 @@ my %parts = (
     tracer   => \&tracer_killed,
     twice    => \&looked_at_twice,
     back     => \&put_back_twice,
+    stopped  => \&stopped,
     elsewhere => \&seen_from_elsewhere,
     list     => \&list_says,
     growing  => \&growing,
