@@ -107,7 +107,8 @@ AIOR_PUBLIC int aior_snapshot(pid_t pid, struct aior_image *image, struct aior_e
 
 /*
  * Writes an image as an ELF core to `path`, mode 0600: to a file beside it first, which is then
- * renamed. Fails with the errno of the file operation; EINVAL if `path` is there and no regular file,
+ * renamed. While that file has a name of its own, signals wait for the calling thread. Fails with
+ * the errno of the file operation; EINVAL if `path` is there and no regular file,
  * or if a ring is damaged, inherited or has no content, as aior_list() may give it.
  */
 AIOR_PUBLIC int aior_write_core(
