@@ -554,29 +554,33 @@ sub stopped
     kill 'STOP', $pid;
     wait_until(sub { state_of($pid) eq 'T' });
     my $before = look_of($pid);
-    my (%ends, @wrong);
-    for my $only ('cont', 'setsigmask', 'setregset') {
-        my $calls = log_of('--only', $only, $TOOL, 'stage', $pid);
-        run_tool('restore', $pid);
-        for my $case (map { ([ $_, 'stage' ], [ $_, 'restore' ]) } draw(12, 1 .. $calls)) {
-            my ($n, $finish) = @$case;
-            my $name = "$only $n of $calls, $finish";
-            my $result = strike('--only', $only, '--kill', $n, $TOOL, 'stage', $pid);
-            my $finished = run_tool($finish, $pid);
-            push @wrong, "$name: $finished->{err}" if $finished->{status};
-            $ends{ ($result->{status} == 137 ? 'killed' : $result->{status}) . ", then $finish" }++;
-            if ($finish eq 'stage') {
-                my $listed = listed($pid);
-                push @wrong, "$name: $listed" if $listed ne '2 staged';
-                $finished = run_tool('restore', $pid);
-                push @wrong, "$name, restore: $finished->{err}" if $finished->{status};
+    for my $command ('stage', 'restore') {
+        my (%ends, @wrong);
+        for my $only ('cont', 'setsigmask', 'setregset') {
+            run_tool('stage', $pid) if $command eq 'restore';
+            my $calls = log_of('--only', $only, $TOOL, $command, $pid);
+            run_tool('restore', $pid);
+            for my $case (map { ([ $_, 'stage' ], [ $_, 'restore' ]) } draw(8, 1 .. $calls)) {
+                my ($n, $finish) = @$case;
+                my $name = "$only $n of $calls, $finish";
+                run_tool('stage', $pid) if $command eq 'restore';
+                my $result = strike('--only', $only, '--kill', $n, $TOOL, $command, $pid);
+                my $finished = run_tool($finish, $pid);
+                push @wrong, "$name: $finished->{err}" if $finished->{status};
+                $ends{ ($result->{status} == 137 ? 'killed' : $result->{status}) . ", then $finish" }++;
+                if ($finish eq 'stage') {
+                    my $listed = listed($pid);
+                    push @wrong, "$name: $listed" if $listed ne '2 staged';
+                    $finished = run_tool('restore', $pid);
+                    push @wrong, "$name, restore: $finished->{err}" if $finished->{status};
+                }
+                my $why = why_not_well($worker, $before);
+                push @wrong, "$name: $why" if $why;
+                last if @wrong;
             }
-            my $why = why_not_well($worker, $before);
-            push @wrong, "$name: $why" if $why;
-            last if @wrong;
         }
+        verdict("$command killed, of a process that is stopped", \@wrong, \%ends);
     }
-    verdict('stage killed, of a process that is stopped', \@wrong, \%ends);
     is(state_of($pid), 'T', '... it is stopped still');
     kill 'CONT', $pid;
     goes_on($worker, '... and goes on when it is continued');
