@@ -269,6 +269,8 @@ int aior_stop_parked(
 	do {
 		ret = aior_stop_staged(
 		    parked->process, parked->capsule.addr, &parked->stopped, error);
+		if (ret < 0 && error->err == ETIMEDOUT)
+			return aior_stays_parked(parked->process->pid, error);
 		if (ret)
 			return ret;
 		if (!aior_is_still_there(parked)) {
