@@ -657,7 +657,8 @@ sub list_says
 
 # ---- threads that wait ----
 
-my $stops = qr/\(42\d\d, |, 4000000[01], /;    # ptrace(2) of threads that are seized; wait4(2) with __WALL
+# At ptrace(2) of threads that are seized, wait4(2) with __WALL, or right behind one of these.
+sub stops { my ($result) = @_; return grep { /\(42\d\d, |, 4000000[01], / } @$result{qw(before call)} }
 sub other_thread { my ($result) = @_; return ($result->{before} =~ /^\d+ (\d+)/)[0] != ($result->{call} =~ /^\d+ (\d+)/)[0] }
 
 # A wait goes on, and what it had taken already comes once, whenever who stages it dies: also in the middle of giving back
@@ -699,7 +700,7 @@ sub waiting
             # breaks it and PTRACE_SETREGSET: of several threads all are told to stop first. Another thread of the tool may
             # make that call.)
             next if !$is_staged && $said eq '2 of 4 events' && $kind eq 'four';
-            $ends{"killed before a wait could be mended"}++, next if !$is_staged && $said eq 'EINTR' && ($result->{call} =~ /$stops/ || other_thread($result));
+            $ends{"killed before a wait could be mended"}++, next if !$is_staged && $said eq 'EINTR' && (stops($result) || other_thread($result));
             push @wrong, "$name: restore: $finished->{err}" if $finished->{status};
             push @wrong, "$name: $said" if $said ne $wanted;
             last if @wrong > 2;
