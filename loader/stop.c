@@ -19,8 +19,6 @@
 
 #define NS_PER_MS 1000000ull
 #define PATIENCE_NS (10000 * NS_PER_MS)
-/* So long those that are to stop are looked at by turns. */
-#define BUSY_NS (2 * NS_PER_MS)
 /* How long some threads may stand still because another one is not out of io_submit. */
 #define HOLD_NS (100 * NS_PER_MS)
 /* How often a thread is seized that nobody seems to trace. */
@@ -225,7 +223,7 @@ static int has_capsule(const struct stopping *stopping)
 }
 
 /* At once: if we are killed from here on, the wait goes on all the same. */
-static void has_stopped(const struct stopping *stopping, struct aior_tracee *thread, int status)
+static void note_stop(const struct stopping *stopping, struct aior_tracee *thread, int status)
 {
 	thread->is_stopped = 1;
 	thread->signal = aior_signal_in_hand(status);
@@ -246,7 +244,7 @@ static size_t take_stopped(const struct stopping *stopping, size_t from)
 
 		left += !found;
 		if (found > 0)
-			has_stopped(stopping, thread, status);
+			note_stop(stopping, thread, status);
 	}
 	return left;
 }
@@ -257,7 +255,7 @@ static int wait_for_stop(const struct stopping *stopping, struct aior_tracee *th
 
 	switch (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS)) {
 	case 1:
-		has_stopped(stopping, thread, status);
+		note_stop(stopping, thread, status);
 		return 0;
 	case 0:
 		return 0; /* it has exited meanwhile */
@@ -276,7 +274,7 @@ static int wait_for_stop(const struct stopping *stopping, struct aior_tracee *th
 static int wait_for_stops(const struct stopping *stopping, size_t from)
 {
 	const struct aior_stopped *stopped = stopping->stopped;
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + BUSY_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_BUSY_NS;
 
 	while (take_stopped(stopping, from) && aior_now(CLOCK_MONOTONIC) < end)
 		sched_yield();

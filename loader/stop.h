@@ -6,6 +6,9 @@
 #include "arch.h"
 #include "internal.h"
 
+/* So long (in ns) threads that are to stop are waited for without sleeping. */
+#define AIOR_BUSY_NS 2000000ull
+
 /* The system call that a thread was in right before it was stopped. */
 struct aior_sample {
 	int nr; /* -1: none that is known */

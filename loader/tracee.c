@@ -15,8 +15,6 @@
 #include "stop.h"
 
 #define NS_PER_MS 1000000ull
-/* So long a thread that is to stop is waited for without sleeping. */
-#define BUSY_NS (2 * NS_PER_MS)
 
 uint64_t aior_now(clockid_t clock)
 {
@@ -75,7 +73,7 @@ int aior_wait_stop(pid_t tid, int *status, uint64_t end)
 		now = aior_now(CLOCK_MONOTONIC);
 		if (now > end)
 			return -1;
-		if (now - begin < BUSY_NS) {
+		if (now - begin < AIOR_BUSY_NS) {
 			sched_yield();
 			continue;
 		}

@@ -12,7 +12,7 @@ use Exporter 'import';
 use List::Util qw(shuffle);
 use Time::HiRes qw(time);
 
-our @EXPORT = qw($FAULTS $SEED calls_of calls_that_matter draw strike);
+our @EXPORT = qw($FAULTS $SEED calls_of calls_that_matter draw log_of strike);
 
 our $FAULTS = $ENV{FAULTS};
 our $SEED = $ENV{SEED} // time ^ $$;
@@ -26,14 +26,17 @@ sub calls_of
     return $result->{err} =~ /^(\d+) calls$/m ? $1 : die "strike: $result->{status} $result->{err}";
 }
 
-# The numbers of those behind one that may change something outside of it; options of strike's come first.
-sub calls_that_matter
+# A line for each of them, as strike has them; options of strike's come first.
+sub log_of
 {
     my @command = @_;
     my $log = fresh('.calls');
     run_command("$BUILD/tests/strike", '--log', $log, @command);
-    return map { /^(\d+) .*!$/ ? $1 + 1 : () } split /\n/, slurp($log);
+    return split /\n/, slurp($log);
 }
+
+# The numbers of those behind one that may change something outside of it.
+sub calls_that_matter { return map { /^(\d+) .*!$/ ? $1 + 1 : () } log_of(@_) }
 
 # So many of them, in order, or as many as FAULTS says.
 sub draw

@@ -57,15 +57,20 @@ static long get_events(
 	return syscall(SYS_io_getevents, ctx, least, most, events, seconds ? &time : NULL);
 }
 
-static void submit_poll(aio_context_t ctx, unsigned i)
+static void submit_poll_of(int fd, aio_context_t ctx, unsigned i)
 {
-	fds[i] = eventfd(0, EFD_CLOEXEC);
 	iocbs[i] = (struct iocb){.aio_lio_opcode = IOCB_CMD_POLL,
-	    .aio_fildes = (uint32_t)fds[i],
+	    .aio_fildes = (uint32_t)fd,
 	    .aio_buf = POLLIN,
 	    .aio_data = i + 1};
 	if (submit(ctx, &iocbs[i]) != 1)
 		fail("io_submit");
+}
+
+static void submit_poll(aio_context_t ctx, unsigned i)
+{
+	fds[i] = eventfd(0, EFD_CLOEXEC);
+	submit_poll_of(fds[i], ctx, i);
 }
 
 static void fire(unsigned i)
@@ -122,12 +127,7 @@ static void run_file(const char *path)
 	if (fd < 0)
 		fail(path);
 	make_context(&contexts[0], 1);
-	iocbs[0] = (struct iocb){.aio_lio_opcode = IOCB_CMD_POLL,
-	    .aio_fildes = (uint32_t)fd,
-	    .aio_buf = POLLIN,
-	    .aio_data = 1};
-	if (submit(contexts[0], &iocbs[0]) != 1)
-		fail("io_submit");
+	submit_poll_of(fd, contexts[0], 0);
 	be_checkpointed();
 	if (syscall(SYS_io_cancel, contexts[0], &iocbs[0], &events[0]) && errno != EINPROGRESS)
 		fail("io_cancel");

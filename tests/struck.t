@@ -34,15 +34,6 @@ sub verdict
     return;
 }
 
-# The calls that a command makes, as strike has them: a line for each.
-sub log_of
-{
-    my @command = @_;
-    my $log = fresh('.calls');
-    run_command("$BUILD/tests/strike", '--log', $log, @command);
-    return split /\n/, slurp($log);
-}
-
 # What `list` says: how many rings are in which state, or what was wrong.
 sub listed
 {
@@ -469,7 +460,7 @@ sub put_back_twice
     }
     my @calls = log_of($TOOL, 'stage', $pid);
     run_tool('restore', $pid);
-    my ($named, $removed) = map { my $nr = $_; grep { $calls[$_] =~ / $nr\(/ } 0 .. $#calls } @numbers;
+    my ($named, $removed) = map { my $nr = $_; (grep { $calls[$_] =~ / $nr\(/ } 0 .. $#calls)[0] } @numbers;
     my (%ends, @wrong);
     for my $only ('setsigmask', 'setregset') {
         for my $n (draw(15, $named + 2 .. $removed + 5)) {
@@ -657,8 +648,9 @@ sub list_says
 
 # ---- threads that wait ----
 
-# At ptrace(2) of threads that are seized, wait4(2) with __WALL, or right behind one of these.
-sub stops { my ($result) = @_; return grep { /\(42\d\d, |, 4000000[01], / } @$result{qw(before call)} }
+# At ptrace(2) of threads that are seized, wait4(2) with __WALL, or right behind a look at one that does not stand yet
+# (PTRACE_GETSIGINFO).
+sub stops { my ($result) = @_; return $result->{call} =~ /\(42\d\d, |, 4000000[01], / || $result->{before} =~ /\(4202, / }
 sub other_thread { my ($result) = @_; return ($result->{before} =~ /^\d+ (\d+)/)[0] != ($result->{call} =~ /^\d+ (\d+)/)[0] }
 
 # A wait goes on, and what it had taken already comes once, whenever who stages it dies: also in the middle of giving back

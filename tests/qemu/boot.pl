@@ -144,7 +144,7 @@ sub line
 # With a thread for each CPU, QEMU now and then lets one run into the int3 that another has just laid over an instruction,
 # and so late that the kernel no longer knows it for its own (arch/x86/kernel/alternative.c, smp_text_poke_int3_handler).
 # No processor does that, and while a kernel boots no program of ours has run: such a machine is started anew.
-sub has_patched_itself_to_death { return $console =~ /\bOops: int3\b|^int3: 0000/m }
+sub has_patched_itself_to_death { return $console =~ /\bint3: 0000 \[#/ }
 
 sub show_console
 {
