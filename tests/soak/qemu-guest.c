@@ -9,7 +9,7 @@
  * written, says "all right: ...", and ends QEMU with status 33. Whatever is wrong it says after
  * "wrong:", and ends QEMU with status 35.
  *
- * On its command line "flush" makes it flush now and then.
+ * On its command line "flush" makes it flush first of all, and now and then.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -391,7 +391,7 @@ static bool submit_any(struct disk *disk)
 
 	if (index < 0)
 		return false;
-	if (has_flushes && !random_below(256)) {
+	if (has_flushes && (!disk->available[1] || !random_below(64))) {
 		submit(disk, index, FLUSH, 0, 0);
 		return true;
 	}
