@@ -14,9 +14,6 @@
 
 #include "stop.h"
 
-#define NS_PER_MS 1000000ull
-#define PATIENCE_NS (10000 * NS_PER_MS)
-
 /*
  * Has the thread take the signal that it was about to take, and stop again right behind that: in front of
  * its handler's first instruction, as a rule. PTRACE_INTERRUPT is seen in front of any further signal
@@ -30,8 +27,8 @@ static int take_signal(struct aior_tracee *thread)
 		aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
 		aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal);
 		thread->signal = 0;
-		if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS) !=
-		    1) {
+		if (aior_wait_stop(
+			thread->tid, &status, aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS) != 1) {
 			thread->is_stopped = 0;
 			return -1;
 		}
@@ -76,7 +73,7 @@ static int is_at_call(const struct aior_tracee *thread)
 /* Goes on until it is about to make a call, or has made it. Returns 0 if it is there. */
 static int go_to_call(const struct aior_tracee *thread)
 {
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 	int status, signal = 0;
 
 	do {
@@ -347,7 +344,7 @@ void aior_leave_call(const struct aior_tracee *thread)
 	if (aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0) && errno == EIO)
 		syscall(SYS_tkill, thread->tid, SIGSTOP);
 	if (!aior_trace(PTRACE_CONT, thread->tid, 0, 0))
-		aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS);
+		aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS);
 }
 
 void aior_keep_parked(struct aior_stopped *stopped)

@@ -16,8 +16,6 @@
 /* Behind the stack: the argument block, with the words that an entry finds on its stack before it. */
 #define ARGS_BYTES 512u
 
-#define NS_PER_MS 1000000ull
-
 static uint64_t whole_pages(const struct aior_injection *injection, uint64_t bytes)
 {
 	return (bytes + injection->page_size - 1) & ~(injection->page_size - 1);
@@ -595,7 +593,7 @@ int aior_inject_wait(struct aior_injection *injection, const struct aior_options
 	int status, parked;
 
 	if (options && options->timeout_ms >= 0)
-		end = begin + (uint64_t)options->timeout_ms * NS_PER_MS;
+		end = begin + (uint64_t)options->timeout_ms * AIOR_NS_PER_MS;
 	while ((parked = is_parked(injection)) != 1) {
 		if (parked < 0 || look_at_stop(injection))
 			return ESRCH;
@@ -604,10 +602,10 @@ int aior_inject_wait(struct aior_injection *injection, const struct aior_options
 			return EINTR;
 		if (now >= end)
 			return ETIMEDOUT;
-		if (now - begin > 1000 * NS_PER_MS)
-			nap.tv_nsec = 2 * NS_PER_MS;
+		if (now - begin > 1000 * AIOR_NS_PER_MS)
+			nap.tv_nsec = 2 * AIOR_NS_PER_MS;
 		nanosleep(&nap, NULL);
 	}
 	aior_trace(PTRACE_INTERRUPT, tid, 0, 0);
-	return aior_wait_stop(tid, &status, now + 10000 * NS_PER_MS) == 1 ? 0 : ESRCH;
+	return aior_wait_stop(tid, &status, now + AIOR_PATIENCE_NS) == 1 ? 0 : ESRCH;
 }

@@ -15,10 +15,6 @@
 
 #define MAGIC "AIORJRN3"
 
-#define NS_PER_MS 1000000ull
-/* How long a blob that nobody traces any more is waited for. */
-#define PATIENCE_NS (10000 * NS_PER_MS)
-
 struct journal {
 	AIOR_NONSTRING char magic[8];
 	uint64_t start_time; /* of the process */
@@ -448,7 +444,7 @@ static void finish(const struct aior_process *process, struct aior_stopped *stop
 
 int aior_journal_recover(const struct aior_process *process, struct aior_error *error)
 {
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 	struct aior_stopped *stopped;
 	struct aior_tracee *thread;
 	struct journal journal;
@@ -474,7 +470,7 @@ int aior_journal_recover(const struct aior_process *process, struct aior_error *
 			return aior_fail(error, EBUSY, "drain",
 			    "process %d is being staged, or restored, at this moment",
 			    (int)process->pid);
-		aior_nap(NS_PER_MS);
+		aior_nap(AIOR_NS_PER_MS);
 	} while (1);
 	if (thread && is_outdated(thread, &journal)) {
 		aior_leave_parked(stopped);

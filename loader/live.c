@@ -13,9 +13,8 @@
 #include "others.h"
 
 /* How long others may share a process's memory that is to be its own. */
-#define MOMENT_NS 300000000ull
+#define MOMENT_NS (300 * AIOR_NS_PER_MS)
 
-#define NS_PER_MS 1000000ull
 /*
  * How often, a millisecond apart, a process is listed that is being staged or restored; and how often, if only a ring
  * is not there which its capsule says is live: nobody may be at work on it any more.
@@ -385,7 +384,7 @@ int aior_list(pid_t pid, struct aior_image *image, struct aior_error *error)
 	do {
 		if (tries) {
 			aior_image_free(image);
-			aior_nap(NS_PER_MS);
+			aior_nap(AIOR_NS_PER_MS);
 		}
 		if (aior_process_open(pid, &process, error))
 			return -1;

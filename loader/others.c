@@ -13,12 +13,9 @@
 #include "journal.h"
 #include "others.h"
 
-#define NS_PER_MS 1000000ull
-/* For what is a matter of moments. */
-#define MOMENT_NS (10000 * NS_PER_MS)
 /* When threads that have exited are looked for, and how often then. */
-#define FIRST_LOOK_NS (300 * NS_PER_MS)
-#define LOOK_NS (50 * NS_PER_MS)
+#define FIRST_LOOK_NS (300 * AIOR_NS_PER_MS)
+#define LOOK_NS (50 * AIOR_NS_PER_MS)
 
 int aior_stays_parked(pid_t pid, struct aior_error *error)
 {
@@ -88,8 +85,8 @@ static void join_tracer(pthread_t thread, struct tracer *tracer, const pid_t *pi
 	struct timespec time;
 
 	for (;; end = aior_now(CLOCK_REALTIME) + LOOK_NS) {
-		time.tv_sec = (time_t)(end / (1000 * NS_PER_MS));
-		time.tv_nsec = (long)(end % (1000 * NS_PER_MS));
+		time.tv_sec = (time_t)(end / (1000 * AIOR_NS_PER_MS));
+		time.tv_nsec = (long)(end % (1000 * AIOR_NS_PER_MS));
 		if (pthread_timedjoin_np(thread, NULL, &time) != ETIMEDOUT)
 			return;
 		for (size_t i = 0; i < count; i++)
@@ -118,7 +115,7 @@ int aior_as_tracer(int (*function)(void *data), void *data, const pid_t *pids, s
 	 * between another tracer would be refused, and a SIGCONT would wake who sleeps under a filter.
 	 */
 	while (!syscall(SYS_tgkill, getpid(), tracer.tid, 0))
-		aior_nap(NS_PER_MS / 100);
+		aior_nap(AIOR_NS_PER_MS / 100);
 	return tracer.ret;
 }
 
@@ -184,13 +181,13 @@ static int wait_for_drain(const struct aior_process *process, struct aior_capsul
 	uint64_t begin = aior_now(CLOCK_MONOTONIC), end = UINT64_MAX;
 
 	if (options && options->timeout_ms >= 0)
-		end = begin + (uint64_t)options->timeout_ms * NS_PER_MS;
+		end = begin + (uint64_t)options->timeout_ms * AIOR_NS_PER_MS;
 	while (capsule->table.state == AIOR_TABLE_DRAINING) {
 		if (options && options->cancel && *options->cancel)
 			return still_draining(process, capsule, EINTR, error);
 		if (aior_now(CLOCK_MONOTONIC) > end)
 			return still_draining(process, capsule, ETIMEDOUT, error);
-		aior_nap(NS_PER_MS);
+		aior_nap(AIOR_NS_PER_MS);
 		if (aior_task_is_stopped(process->task))
 			let_drain(process, capsule);
 		if (aior_read_memory(
@@ -259,7 +256,7 @@ int aior_is_still_there(const struct aior_parked *parked)
 int aior_stop_parked(
     struct aior_parked *parked, const struct aior_options *options, struct aior_error *error)
 {
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 	struct aior_error own;
 	int ret;
 
@@ -288,7 +285,7 @@ int aior_stop_parked(
 		parked->stopped = NULL;
 		if (error->err != EAGAIN)
 			return -1;
-		aior_nap(NS_PER_MS);
+		aior_nap(AIOR_NS_PER_MS);
 		if (aior_read_memory(parked->process->task, parked->capsule.addr,
 			&parked->capsule.table, sizeof(parked->capsule.table)))
 			return aior_fail(error, errno, "capsule", "the capsule cannot be read: %s",
@@ -347,7 +344,7 @@ static int goes_to_sleep(
 
 void aior_leave_parked(struct aior_stopped *stopped)
 {
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + MOMENT_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 
 	if (stopped->is_adopted) {
 		aior_keep_parked(stopped);
@@ -368,7 +365,7 @@ void aior_leave_parked(struct aior_stopped *stopped)
 	for (size_t i = 0; stopped->has_filter && i < stopped->count; i++)
 		while (stopped->threads[i].is_stopped && !is_asleep(stopped->threads[i].tid) &&
 		       aior_now(CLOCK_MONOTONIC) < end)
-			aior_nap(NS_PER_MS / 10);
+			aior_nap(AIOR_NS_PER_MS / 10);
 	free(stopped->threads);
 	free(stopped);
 }
@@ -386,7 +383,7 @@ void aior_leave_unchanged(const struct aior_process *process, struct aior_stoppe
 
 int aior_gives_up(pid_t pid, uint64_t begin, struct aior_error *error)
 {
-	if (aior_now(CLOCK_MONOTONIC) - begin < MOMENT_NS)
+	if (aior_now(CLOCK_MONOTONIC) - begin < AIOR_PATIENCE_NS)
 		return 0;
 	aior_fail(error, EBUSY, "capsule",
 	    "others stage and restore process %d all the time: wait for their end", (int)pid);

@@ -5,8 +5,6 @@
 
 #include "stop.h"
 
-#define PATIENCE_NS 10000000000ull
-
 struct aior_samples {
 	size_t count, room;
 	struct sampled {
@@ -82,7 +80,7 @@ static int sample_task(pid_t tid, void *data)
 
 int aior_sample(pid_t pid, struct aior_samples **samples, struct aior_error *error)
 {
-	struct sampling sampling = {.end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS};
+	struct sampling sampling = {.end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS};
 	struct aior_process process;
 	AIOR_UNCANCELLED;
 

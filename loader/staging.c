@@ -18,8 +18,6 @@
 #include "names.h"
 #include "staging.h"
 
-#define NS_PER_MS 1000000ull
-
 static uint64_t since(uint64_t *mark)
 {
 	uint64_t now = aior_now(CLOCK_MONOTONIC), passed = now - *mark;
@@ -520,7 +518,7 @@ void aior_staging_wait(struct aior_staging *staging, uint64_t begin)
 	if (staging->options && !staging->stopped->has_filter) {
 		left = *staging->options;
 		if (left.timeout_ms >= 0) {
-			uint64_t passed = (aior_now(CLOCK_MONOTONIC) - begin) / NS_PER_MS;
+			uint64_t passed = (aior_now(CLOCK_MONOTONIC) - begin) / AIOR_NS_PER_MS;
 
 			left.timeout_ms =
 			    passed < (uint64_t)left.timeout_ms ? left.timeout_ms - (int)passed : 0;

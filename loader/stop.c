@@ -17,10 +17,8 @@
 
 #include "stop.h"
 
-#define NS_PER_MS 1000000ull
-#define PATIENCE_NS (10000 * NS_PER_MS)
 /* How long some threads may stand still because another one is not out of io_submit. */
-#define HOLD_NS (100 * NS_PER_MS)
+#define HOLD_NS (100 * AIOR_NS_PER_MS)
 /* How often a thread is seized that nobody seems to trace. */
 #define TRIES 10
 
@@ -32,7 +30,7 @@ int aior_leaves_io_submit(pid_t tid, const struct aior_calls *calls, uint64_t en
 	while (aior_current_call(tid, &first) == calls->io_submit && !aior_task_is_stopped(tid)) {
 		if (aior_now(CLOCK_MONOTONIC) >= end)
 			return 0;
-		aior_nap(NS_PER_MS / 50);
+		aior_nap(AIOR_NS_PER_MS / 50);
 	}
 	return 1;
 }
@@ -253,7 +251,8 @@ static int wait_for_stop(const struct stopping *stopping, struct aior_tracee *th
 {
 	int status;
 
-	switch (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS)) {
+	switch (
+	    aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS)) {
 	case 1:
 		note_stop(stopping, thread, status);
 		return 0;
@@ -340,7 +339,7 @@ static void stop_and_leave(struct aior_tracee *thread, const struct aior_calls *
 
 static void leave_all(struct aior_stopped *stopped)
 {
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 
 	for (size_t i = 0; i < stopped->count; i++)
 		if (stopped->threads[i].is_stopped)
@@ -383,7 +382,7 @@ static int may_be_in_exec(const struct aior_process *process, struct aior_error 
 {
 	struct aior_process now;
 
-	aior_nap(NS_PER_MS);
+	aior_nap(AIOR_NS_PER_MS);
 	if (aior_process_open(process->pid, &now, error))
 		return 0;
 	if (now.start_time != process->start_time) {
@@ -428,7 +427,7 @@ static int stop(const struct aior_process *process, enum aior_purpose purpose, u
 	    .purpose = purpose,
 	    .capsule = capsule,
 	};
-	uint64_t end = aior_now(CLOCK_MONOTONIC) + PATIENCE_NS;
+	uint64_t end = aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS;
 
 	if (!stopping.calls)
 		return aior_fail(error, EAGAIN, "stop",
@@ -482,14 +481,14 @@ void aior_let_work(struct aior_tracee *thread)
 	for (int tries = 0; has_stopped == 1 && tries < 3; tries++) {
 		if (aior_trace(PTRACE_CONT, thread->tid, 0, thread->signal))
 			return;
-		aior_nap(NS_PER_MS);
+		aior_nap(AIOR_NS_PER_MS);
 		has_stopped = aior_poll_stop(thread->tid, &status);
 		thread->signal = has_stopped == 1 ? aior_signal_in_hand(status) : 0;
 	}
 	if (has_stopped == 1)
 		return;
 	aior_trace(PTRACE_INTERRUPT, thread->tid, 0, 0);
-	if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + PATIENCE_NS) == 1)
+	if (aior_wait_stop(thread->tid, &status, aior_now(CLOCK_MONOTONIC) + AIOR_PATIENCE_NS) == 1)
 		thread->signal = aior_signal_in_hand(status);
 	else
 		thread->is_stopped = 0;

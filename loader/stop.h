@@ -6,8 +6,11 @@
 #include "arch.h"
 #include "internal.h"
 
-/* So long (in ns) threads that are to stop are waited for without sleeping. */
-#define AIOR_BUSY_NS 2000000ull
+#define AIOR_NS_PER_MS 1000000ull
+/* So long threads that are to stop are waited for without sleeping. */
+#define AIOR_BUSY_NS (2 * AIOR_NS_PER_MS)
+/* For what is a matter of moments, and must come to an end all the same. */
+#define AIOR_PATIENCE_NS (10000 * AIOR_NS_PER_MS)
 
 /* The system call that a thread was in right before it was stopped. */
 struct aior_sample {

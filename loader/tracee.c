@@ -14,8 +14,6 @@
 
 #include "stop.h"
 
-#define NS_PER_MS 1000000ull
-
 uint64_t aior_now(clockid_t clock)
 {
 	struct timespec now;
@@ -80,7 +78,7 @@ int aior_wait_stop(pid_t tid, int *status, uint64_t end)
 		/* A first thread's end is told when all others have been waited for. */
 		if (aior_task_has_exited(tid))
 			return 0;
-		aior_nap(NS_PER_MS / 5);
+		aior_nap(AIOR_NS_PER_MS / 5);
 	}
 }
 

@@ -310,39 +310,40 @@ static int random_damage(uint64_t seed)
 	return is_refused ? 0 : 2;
 }
 
+struct random_ends {
+	unsigned of[3], others;
+};
+
+static int run_random(unsigned i, const void *first)
+{
+	alarm(TAP_PATIENCE);
+	return random_damage(*(const uint64_t *)first + i);
+}
+
+static int count_random(int status, void *tally)
+{
+	struct random_ends *ends = tally;
+
+	if (WIFEXITED(status) && WEXITSTATUS(status) < 3)
+		ends->of[WEXITSTATUS(status)]++;
+	else
+		ends->others++;
+	return 0;
+}
+
 static void test_random(void)
 {
-	unsigned wanted = effort(2400), started = 0, running = 0;
-	unsigned ended[3] = {0}, others = 0;
 	uint64_t first = (uint64_t)time(NULL) * 10000;
-	int status;
+	struct random_ends ends = {{0}, 0};
+	unsigned wanted = effort(2400);
 
 	if (!ok(!set_up_capsule() && capsule.table.total <= 1024, "random damage: staged"))
 		return;
 	/* What is there in this process is not the children's. */
-	while (started < wanted || running) {
-		if (started < wanted && running < PARALLEL) {
-			pid_t pid = fork_mortal();
-
-			if (!pid) {
-				alarm(TAP_PATIENCE);
-				_exit(random_damage(first + started));
-			}
-			started++;
-			running++;
-			continue;
-		}
-		if (wait(&status) < 0)
-			break;
-		running--;
-		if (WIFEXITED(status) && WEXITSTATUS(status) < 3)
-			ended[WEXITSTATUS(status)]++;
-		else
-			others++;
-	}
-	ok(!others && !ended[1] && ended[0] + ended[2] == wanted && ended[0],
+	each_in_child(wanted, PARALLEL, run_random, &first, count_random, &ends);
+	ok(!ends.others && !ends.of[1] && ends.of[0] + ends.of[2] == wanted && ends.of[0],
 	    "random damage, seeds from %llu: %u refused, %u not, %u half done, %u crashes",
-	    (unsigned long long)first, ended[0], ended[2], ended[1], others);
+	    (unsigned long long)first, ends.of[0], ends.of[2], ends.of[1], ends.others);
 	ok(!restore_self() && report.ring_count == 3 && !report.lost_count,
 	    "random damage of copies: restored");
 }

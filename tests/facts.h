@@ -13,6 +13,15 @@
 #define BATCH 512u
 #define PATIENCE_MS 60000 /* for what must happen; no sound kernel on any machine comes near it */
 
+/* Whether it becomes true, sooner or later. */
+#define eventually(condition)                                                                      \
+	({                                                                                         \
+		int64_t begun_ = now_ms();                                                         \
+		while (!(condition) && now_ms() - begun_ < PATIENCE_MS)                            \
+			tick();                                                                    \
+		!!(condition);                                                                     \
+	})
+
 static uint32_t page, cpus;
 static int silent[2]; /* a pipe that nobody writes to */
 

@@ -674,48 +674,24 @@ static int run_seed(uint64_t seed, enum breakage breakage)
 
 /* ---- all seeds ---- */
 
-struct tally {
-	unsigned same, apart, neither;
+struct seeds {
+	uint64_t first;
+	enum breakage breakage;
 };
 
-static void count_end(struct tally *tally, int status)
+static int run_nth(unsigned i, const void *what)
 {
-	if (!WIFEXITED(status) || WEXITSTATUS(status) > 2) {
-		diag("a host ended with status 0x%x", (unsigned)status);
-		tally->apart++;
-	} else if (WEXITSTATUS(status) == 2) {
-		tally->neither++;
-	} else if (WEXITSTATUS(status) == 1) {
-		tally->apart++;
-	} else {
-		tally->same++;
-	}
+	const struct seeds *seeds = what;
+
+	return run_seed(seeds->first + i, seeds->breakage);
 }
 
 static struct tally run_seeds(uint64_t first, unsigned count, enum breakage breakage)
 {
+	struct seeds seeds = {first, breakage};
 	struct tally tally = {0, 0, 0};
-	unsigned started = 0, running = 0;
-	int status;
 
-	while (started < count || running) {
-		if (started < count && running < PARALLEL) {
-			pid_t pid = fork_mortal();
-
-			if (!pid) {
-				status = run_seed(first + started, breakage);
-				fflush(stdout);
-				_exit(status);
-			}
-			started++;
-			running++;
-			continue;
-		}
-		if (wait(&status) < 0)
-			break;
-		running--;
-		count_end(&tally, status);
-	}
+	each_in_child(count, PARALLEL, run_nth, &seeds, count_end, &tally);
 	return tally;
 }
 

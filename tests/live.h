@@ -25,15 +25,6 @@
 #define RECEIVED 256
 #define NO_ANSWER LONG_MIN
 
-/* Whether it becomes true, sooner or later. */
-#define eventually(condition)                                                                      \
-	({                                                                                         \
-		int64_t begun_ = now_ms();                                                         \
-		while (!(condition) && now_ms() - begun_ < PATIENCE_MS)                            \
-			tick();                                                                    \
-		!!(condition);                                                                     \
-	})
-
 /* ---- what a target and the host share ---- */
 
 /* A thread of a target, and the ends of what it waits for, which the host has too. */

@@ -107,6 +107,38 @@ static inline pid_t fork_mortal(void)
 	return pid;
 }
 
+/*
+ * Children beside each other, `most` at a time: run(i, what) is the exit status of the i-th of `count`, and ended() is
+ * told how each has ended, as wait(2) says it. When that returns other than 0, no more are begun.
+ */
+static inline void each_in_child(unsigned count, unsigned most,
+    int (*run)(unsigned i, const void *what), const void *what,
+    int (*ended)(int status, void *tally), void *tally)
+{
+	unsigned begun = 0, running = 0;
+	int status;
+
+	while (begun < count || running) {
+		if (begun < count && running < most) {
+			pid_t pid = fork_mortal();
+
+			if (!pid) {
+				status = run(begun, what);
+				fflush(stdout);
+				_exit(status);
+			}
+			begun++;
+			running++;
+			continue;
+		}
+		if (wait(&status) < 0)
+			break;
+		running--;
+		if (ended(status, tally))
+			count = begun;
+	}
+}
+
 /* Runs `test` in a child; what it maps, opens and sets up ends with it. */
 static inline void in_child(const char *name, void (*test)(void))
 {

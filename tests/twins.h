@@ -688,4 +688,28 @@ static void make_file(void)
 	self->file = fd;
 }
 
+/* ---- how seeds have ended ---- */
+
+/* What a seed's child says: 0, the sides were the same; 1, they could be told apart; 2, neither, as there was nothing to spoil. */
+struct tally {
+	unsigned same, apart, neither;
+};
+
+static int count_end(int status, void *tally)
+{
+	struct tally *seeds = tally;
+
+	if (!WIFEXITED(status) || WEXITSTATUS(status) > 2) {
+		diag("a child ended with status 0x%x", (unsigned)status);
+		seeds->apart++;
+	} else if (WEXITSTATUS(status) == 2) {
+		seeds->neither++;
+	} else if (WEXITSTATUS(status) == 1) {
+		seeds->apart++;
+	} else {
+		seeds->same++;
+	}
+	return 0;
+}
+
 #endif

@@ -23,15 +23,6 @@
 #define WAITED (SIGRTMIN + 1)  /* the signal that some wait for */
 #define BLOCKED (SIGRTMIN + 2) /* in all that wait */
 
-/* Whether it becomes true, sooner or later. */
-#define eventually(condition)                                                                      \
-	({                                                                                         \
-		int64_t begun_ = now_ms();                                                         \
-		while (!(condition) && now_ms() - begun_ < PATIENCE_MS)                            \
-			tick();                                                                    \
-		!!(condition);                                                                     \
-	})
-
 /* A thread that waits. Shared by host and target, as is what it waits for. */
 struct wait {
 	const struct kind *kind;

@@ -156,6 +156,30 @@ struct outcome {
 	unsigned count[RUN_KINDS], crashed;
 };
 
+struct failing {
+	int (*run)(int nth, int err, int forever);
+	int err, forever;
+};
+
+static inline int run_failing(unsigned i, const void *what)
+{
+	const struct failing *failing = what;
+
+	alarm(TAP_PATIENCE);
+	return failing->run((int)i + 1, failing->err, failing->forever);
+}
+
+static inline int count_outcome(int status, void *tally)
+{
+	struct outcome *outcome = tally;
+
+	if (WIFEXITED(status) && WEXITSTATUS(status) < RUN_KINDS)
+		outcome->count[WEXITSTATUS(status)]++;
+	else
+		outcome->crashed++;
+	return outcome->count[RUN_NO_CALL] || outcome->count[RUN_NO_FILTER];
+}
+
 /*
  * Runs `run` for the first system call, the second and so on, until none is left to fail. All in
  * children, several at a time: each waits for RCU when contexts are destroyed.
@@ -163,34 +187,10 @@ struct outcome {
 static inline struct outcome fail_each(
     int (*run)(int nth, int err, int forever), int err, int forever)
 {
+	struct failing failing = {run, err, forever};
 	struct outcome outcome = {0};
-	unsigned running = 0;
-	int nth = 0, status;
 
-	while (nth < MOST || running) {
-		int is_over = outcome.count[RUN_NO_CALL] || outcome.count[RUN_NO_FILTER];
-
-		if (nth < MOST && running < PARALLEL && !is_over) {
-			pid_t pid = fork_mortal();
-
-			nth++;
-			if (!pid) {
-				alarm(TAP_PATIENCE);
-				status = run(nth, err, forever);
-				fflush(stdout);
-				_exit(status);
-			}
-			running++;
-			continue;
-		}
-		if (wait(&status) < 0)
-			break;
-		running--;
-		if (WIFEXITED(status) && WEXITSTATUS(status) < RUN_KINDS)
-			outcome.count[WEXITSTATUS(status)]++;
-		else
-			outcome.crashed++;
-	}
+	each_in_child(MOST, PARALLEL, run_failing, &failing, count_outcome, &outcome);
 	return outcome;
 }
 
